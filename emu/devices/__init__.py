@@ -1,0 +1,24 @@
+"""Devices of the board: one small file each, and the protocol that they share."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Device(Protocol):
+    """Something with registers in physical memory.
+
+    ``base`` is its PA and ``size`` its extent in bytes; offsets are from ``base``. Access
+    sizes are 1, 2 or 4 bytes (an 8-byte access arrives as two of 4). A register that does
+    not exist reads 0 and ignores writes, as on QEMU's board.
+    """
+
+    name: str
+    base: int
+    size: int
+
+    def read(self, offset: int, size: int) -> int:
+        """The value of ``size`` bytes at ``offset``."""
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Store ``size`` bytes at ``offset``."""

@@ -1,0 +1,34 @@
+"""SiFive test finisher: the register by which a guest ends the machine (QEMU `sifive_test`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from emu.stop import Stop, StopReason
+
+_FAIL, _PASS, _RESET = 0x3333, 0x5555, 0x7777
+
+
+class Finisher:
+    """One 32-bit register: status in the low half, an exit code in the high half."""
+
+    name = "finisher"
+
+    def __init__(self, base: int, end: Callable[[Stop], None]) -> None:
+        self.base = base
+        self.size = 0x1000
+        self._end = end
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset != 0:
+            return
+        status, code = value & 0xFFFF, value >> 16 & 0xFFFF
+        if status == _PASS:
+            self._end(Stop(StopReason.EXIT, 0, detail="finisher: pass"))
+        elif status == _FAIL:
+            self._end(Stop(StopReason.EXIT, code or 1, detail=f"finisher: fail {code}"))
+        elif status == _RESET:
+            self._end(Stop(StopReason.EXIT, 0, detail="finisher: reset"))

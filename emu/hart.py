@@ -1,0 +1,520 @@
+"""The hart: Unicorn's RV64GC core with the privileged architecture made whole.
+
+Unicorn stops at each trap and does nothing more. The hart finds out what happened,
+corrects what Unicorn reports wrongly, routes the trap as `medeleg` and `mideleg` say, and
+then either performs architectural trap entry (guest code holds the target level) or calls
+the Python handler that holds it. Nothing else decides where a trap goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import unicorn.unicorn_const as ucc
+from unicorn.unicorn_py3.unicorn import Uc, UcError
+
+from emu import csr as CSR
+from emu import csr_repairs, inside, insn, trap, words
+from emu.csr import Priv
+from emu.paging import PAGE_SIZE, mode_of_satp, satp_root
+from emu.ram import Ram
+from emu.stop import Stop, StopReason
+from emu.trap import Cause, Trap
+from emu.walk import Access, Refusal, Rule, Translation, WalkConfig, walk
+
+_M64 = (1 << 64) - 1
+_TCG_BUFFER_SIZE = 32 << 20  # bytes; Unicorn's own default is 1 GiB
+
+# A handler of the traps to one level. It finds pc at the trapping instruction, may change
+# any state, and returns None to go on at pc, or a Stop to end the run.
+Handler = Callable[[Trap], Stop | None]
+
+_NUMBER_TO_CAUSE_ON_HOLE = {
+    ucc.UC_MEM_READ_UNMAPPED: Cause.LOAD_ACCESS_FAULT,
+    ucc.UC_MEM_READ_PROT: Cause.LOAD_ACCESS_FAULT,
+    ucc.UC_MEM_WRITE_UNMAPPED: Cause.STORE_ACCESS_FAULT,
+    ucc.UC_MEM_WRITE_PROT: Cause.STORE_ACCESS_FAULT,
+    ucc.UC_MEM_FETCH_UNMAPPED: Cause.INSTRUCTION_ACCESS_FAULT,
+    ucc.UC_MEM_FETCH_PROT: Cause.INSTRUCTION_ACCESS_FAULT,
+}
+_PC, _PRIV, _MEDELEG = words.PC, words.PRIV, words.MEDELEG
+_STORE_CAUSE = {4: 6, 5: 7, 13: 15}
+_ACCESS_OF_CAUSE = {12: Access.EXECUTE, 13: Access.READ, 15: Access.WRITE}
+
+
+class HartError(Exception):
+    """The engine failed in a way that is not a guest's doing."""
+
+
+class Hart:
+    """One RV64GC hart on ``ram``.
+
+    ``access``: "auto", "inside" or "public", see `emu.inside`. ``words`` is the state,
+    indexed by `emu.words`; outside of a run and inside handlers it is up to date, and
+    what is written there counts when the handler returns.
+    """
+
+    def __init__(self, ram: Ram, access: str = "auto") -> None:
+        self.ram = ram
+        self.uc = Uc(ucc.UC_ARCH_RISCV, ucc.UC_MODE_RISCV64)
+        self.uc.ctl_set_tcg_buffer_size(_TCG_BUFFER_SIZE)
+        # With exits enabled and none set, no address ends a run (`until` would).
+        self.uc.ctl_exits_enabled(True)
+        self.access = inside.open_access(self.uc, access)
+        self.words = self.access.words
+        self.uc.mem_map_ptr(ram.base, ram.size, ucc.UC_PROT_ALL, ram.host_address)
+        self.handlers: dict[int, Handler | None] = {3: None, 1: None}  # by target level
+        self.trap_listener: Callable[[Trap], None] | None = None
+        self.pending = 0  # mip as the devices and software have it
+        self.running = False
+        self._stop: Stop | None = None
+        self._error: BaseException | None = None
+        self._hole: tuple[int, int, bytes] | None = None  # cause, PA, state at the access
+        self._stop_asked = False
+        self._restart = False
+        self._tasks: list[Callable[[], Stop | None]] = []
+        self._stepping_over = False
+        self._rerun_to: int | None = None  # VA, see _exception
+        self._in_place = self.access.in_place
+        self._install_hooks()
+        if isinstance(self.access, inside.InsideAccess):
+            self.access.on_error = self._fail
+            csr_repairs.install(self)
+        self.reset(ram.base)
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        if isinstance(self.access, inside.InsideAccess):
+            self.access.close()
+
+    def _install_hooks(self) -> None:
+        # Access faults are watched for outside of RAM only: a hook that covers RAM would
+        # slow every store of the machine down.
+        intr = inside.INTR_CB(self._on_intr)
+        invalid = inside.INSN_INVALID_CB(self._on_insn_invalid)
+        hole = inside.MEM_CB(self._on_hole)
+        self._callbacks = [intr, invalid, hole]
+        inside.hook(self.uc, ucc.UC_HOOK_INTR, intr)
+        inside.hook(self.uc, ucc.UC_HOOK_INSN_INVALID, invalid)
+        kinds = ucc.UC_HOOK_MEM_UNMAPPED | ucc.UC_HOOK_MEM_PROT
+        if self.ram.base:
+            inside.hook(self.uc, kinds, hole, 0, self.ram.base - 1)
+        inside.hook(self.uc, kinds, hole, self.ram.end, _M64)
+
+    # state
+
+    def reset(self, pc: int) -> None:
+        """The state after reset (section 3.4): M-mode at ``pc`` (PA), no translation."""
+        with self._outside():
+            w = self.words
+            for i in range(words.GPR, words.FPR):
+                w[i] = 0
+            for i in (words.MIDELEG, words.MEDELEG, words.MIE, words.SATP, words.MIP):
+                w[i] = 0
+            w[words.PC] = pc
+            w[words.PRIV] = Priv.M
+            w[words.LOAD_RES] = _M64
+            w[words.MSTATUS] = CSR.MSTATUS_UXL_64 | CSR.MSTATUS_SXL_64
+        self.access.flush_tlb()
+        self.pending = 0
+        self._present()
+
+    @contextlib.contextmanager
+    def _outside(self) -> Iterator[None]:
+        """Around a change of the state that is made while the hart does not run."""
+        self.access.load()
+        yield
+        self.access.store()
+
+    @property
+    def pc(self) -> int:
+        return self.words[words.PC]
+
+    @property
+    def priv(self) -> Priv:
+        return Priv(self.words[words.PRIV])
+
+    @property
+    def satp(self) -> int:
+        return self.words[words.SATP]
+
+    def set_satp(self, satp: int) -> None:
+        """Switch address spaces as a `csrw satp` with its fence does.
+
+        Raises ValueError for a reserved mode: the engine would abort the host on it.
+        """
+        mode_of_satp(satp)
+        self.words[words.SATP] = satp
+        self.access.flush_tlb()
+
+    def set_sum(self, on: bool) -> None:
+        """Set or clear mstatus.SUM, and drop the translations that were made with it."""
+        status = self.words[words.MSTATUS]
+        wanted = status | CSR.MSTATUS_SUM if on else status & ~CSR.MSTATUS_SUM
+        if wanted != status:
+            self.words[words.MSTATUS] = wanted
+            self.access.flush_tlb()
+
+    def read_csr(self, number: int) -> int:
+        """Any CSR by number, whatever the privilege.
+
+        Raises HartError for one that the hart does not have, or that cannot be reached.
+        """
+        value = self.access.csr(number)
+        if value is None:
+            value = self._csr_from_words(number)
+        if value is None:
+            raise HartError(f"CSR {CSR.NAMES.get(number, hex(number))} cannot be read here")
+        return value
+
+    def _csr_from_words(self, number: int) -> int | None:
+        w = self.words
+        if number in (CSR.MIP, CSR.SIP):
+            return self.pending & (w[words.MIDELEG] if number == CSR.SIP else _M64)
+        place = {
+            CSR.MSTATUS: words.MSTATUS, CSR.MIE: words.MIE, CSR.MIDELEG: words.MIDELEG,
+            CSR.MEDELEG: words.MEDELEG, CSR.SATP: words.SATP, CSR.STVAL: words.STVAL,
+            CSR.MTVAL: words.MTVAL, CSR.STVEC: words.STVEC, CSR.SEPC: words.SEPC,
+            CSR.SCAUSE: words.SCAUSE, CSR.MTVEC: words.MTVEC, CSR.MEPC: words.MEPC,
+            CSR.MCAUSE: words.MCAUSE,
+        }.get(number)  # fmt: skip
+        return None if place is None else w[place]
+
+    # translation, to predict and to explain
+
+    def walk_config(self, access: Access) -> tuple[bool, WalkConfig]:
+        """``(translated, config)`` of an access by the hart as it is now (section 3.1.6.3)."""
+        status = self.words[words.MSTATUS]
+        priv = self.words[words.PRIV]
+        if priv == Priv.M and access is not Access.EXECUTE and status & CSR.MSTATUS_MPRV:
+            priv = (status & CSR.MSTATUS_MPP) >> CSR.MSTATUS_MPP_SHIFT
+        config = WalkConfig(
+            user=priv == Priv.U,
+            sum=bool(status & CSR.MSTATUS_SUM),
+            mxr=bool(status & CSR.MSTATUS_MXR),
+        )
+        return priv != Priv.M and bool(self.satp >> 60), config
+
+    def walk(self, va: int, access: Access) -> Translation | Refusal | None:
+        """The reference walk of ``va`` in the hart's present state; None: not translated."""
+        translated, config = self.walk_config(access)
+        mode = mode_of_satp(self.satp)
+        if not translated or mode is None:
+            return None
+        return walk(self.ram, mode, satp_root(self.satp), va, access, config)
+
+    def fetch(self, va: int) -> int | None:
+        """The instruction's bits at ``va`` (2 or 4 bytes, low ones first), None: unreadable."""
+        first = self._fetch16(va)
+        if first is None or insn.length(first) == 2:
+            return first
+        second = self._fetch16((va + 2) & _M64)
+        return None if second is None else first | second << 16
+
+    def _fetch16(self, va: int) -> int | None:
+        pa = va
+        translated, config = self.walk_config(Access.EXECUTE)
+        if translated:
+            mode = mode_of_satp(self.satp)
+            assert mode is not None
+            result = walk(self.ram, mode, satp_root(self.satp), va, Access.EXECUTE, config)
+            if isinstance(result, Refusal):
+                return None
+            pa = result.pa
+        if self.ram.contains(pa, 2):
+            return self.ram.read16(pa)
+        try:
+            return int.from_bytes(self.uc.mem_read(pa, 2), "little")
+        except UcError:
+            return None
+
+    # interrupts
+
+    def set_pending(self, number: int, level: bool) -> None:
+        """Raise or lower interrupt ``number`` (a bit of mip)."""
+        self.pending = self.pending | 1 << number if level else self.pending & ~(1 << number)
+        self._present()
+
+    def _present(self) -> None:
+        """Show the engine the one interrupt that comes next.
+
+        The engine takes the lowest number first, the spec has another order. It is never
+        given a choice: only the winner is shown, again after each write that can change
+        the winner (mip, mie, mideleg). An interrupt to M hides those to S, as it should:
+        wherever one to S could be taken, the one to M would be taken first.
+        """
+        choice = trap.choose_interrupt(self.words, self.pending)
+        if choice is None:
+            self.access.present_interrupts(0)
+        elif self.handlers[choice[1]] is not None or not self._in_place:
+            # Python takes it: stop the hart where it is enabled, see _take_interrupts.
+            self.access.present_interrupts(0)
+            if self.running and trap.is_enabled(self.words, choice[1]):
+                inside.emu_stop(self.uc)
+        else:
+            self.access.present_interrupts(1 << choice[0])
+
+    def _take_interrupts(self) -> None:
+        """Take what is pending and enabled and not delivered by the engine itself."""
+        choice = trap.choose_interrupt(self.words, self.pending)
+        if choice is None or not trap.is_enabled(self.words, choice[1]):
+            return
+        if self.handlers[choice[1]] is None and self._in_place:
+            return
+        w = self.words
+        self._dispatch(Trap(choice[0], w[words.PC], 0, w[words.PRIV], choice[1], True))
+
+    # traps
+
+    def _dispatch(self, record: Trap) -> None:
+        """The one path of every trap."""
+        if self.trap_listener is not None:
+            self.trap_listener(record)
+        handler = self.handlers[record.target]
+        if handler is None:
+            trap.enter(self.words, record)
+            return
+        self.words[words.PC] = record.epc
+        stop = handler(record)
+        if stop is not None:
+            self.end(stop)
+
+    def _on_intr(self, _uc: int, number: int, _data: int) -> None:
+        # The way of every system call: plain integers, no enum, as few calls as can be.
+        try:
+            if not self._in_place:
+                self.access.load()
+            w = self.words
+            pc = (w[_PC] - 4) & _M64  # always 4, also behind a 2-byte instruction
+            if number == 8:  # ecall: reported as from U, from every level
+                priv = w[_PRIV]
+                cause = 8 + priv
+                target = 1 if priv <= 1 and w[_MEDELEG] >> cause & 1 else 3
+                handler = self.handlers[target]
+                if handler is None or self.trap_listener is not None:
+                    self._dispatch(Trap(cause, pc, 0, priv, target))
+                else:
+                    w[_PC] = pc
+                    stop = handler(Trap(cause, pc, 0, priv, target))
+                    if stop is not None:
+                        self.end(stop)
+            elif self._hole is None:
+                self._exception(number, pc)
+            else:  # the state was poisoned at an access to a hole, see _on_hole
+                inside.emu_stop(self.uc)
+            if not self._in_place:
+                self.access.store()
+        except BaseException as e:  # nothing may pass through the engine's C frames
+            self._fail(e)
+
+    def _on_insn_invalid(self, _uc: int, _data: int) -> bool:
+        """`ebreak`, which the engine reports this way, with pc still on it."""
+        try:
+            self.access.load()
+            pc = self.words[words.PC]
+            bits = self.fetch(pc)
+            is_ebreak = bits in (0x0010_0073, 0x9002)
+            self._exception(Cause.BREAKPOINT if is_ebreak else Cause.ILLEGAL_INSTRUCTION, pc)
+            self.access.store()
+            # The engine remembers this exception: until it is started again it would skip
+            # the hook of the next access to a hole and take `wfi` for a failure.
+            self._restart = True
+            inside.emu_stop(self.uc)
+        except BaseException as e:
+            self._fail(e)
+        return True
+
+    def _on_hole(self, _uc: int, kind: int, pa: int, _size: int, _value: int, _data: int) -> bool:
+        """An access to physical memory that is not there, or may not be accessed so.
+
+        Here pc is exact. Behind a store the engine would go on to the end of the block, and
+        what it stored on the way would stay. So the state is taken now, and the machine is
+        poisoned: translation through a root table that is not RAM stops each further access.
+        """
+        try:
+            if self._hole is not None:
+                return False
+            self.access.load()
+            w = self.words
+            self._hole = (_NUMBER_TO_CAUSE_ON_HOLE[kind], pa, bytes(w))
+            if self._in_place:
+                w[words.SATP] = 8 << 60
+                w[words.MSTATUS] = w[words.MSTATUS] & ~CSR.MSTATUS_MPP | CSR.MSTATUS_MPRV
+                self.access.flush_tlb()
+        except BaseException as e:
+            self._fail(e)
+        return False
+
+    def _deliver_hole(self) -> None:
+        """Take the access fault that `_on_hole` found, in the state that it saved."""
+        assert self._hole is not None
+        cause, pa, state = self._hole
+        self._hole = None
+        self.words.cast("B")[:] = state
+        self.access.flush_tlb()
+        w = self.words
+        pc = w[words.PC]
+        if cause == Cause.INSTRUCTION_ACCESS_FAULT:
+            # Only the page of a fetch is reported: what is at its start is either pc
+            # itself, or the second half of an instruction that crosses into it.
+            crosses = (pc ^ pa) % PAGE_SIZE != 0
+            tval = (pc | PAGE_SIZE - 1) + 1 if crosses else pc
+        else:
+            tval = self._data_address(pc, pa)
+        self._exception(cause, pc, tval)
+        self.access.store()
+
+    def _data_address(self, pc: int, pa: int) -> int:
+        """The VA of the data access at ``pc`` that touched ``pa``."""
+        bits = self.fetch(pc)
+        va = None if bits is None else insn.effective_address(bits, self.words[:32])
+        if va is None:
+            return pa
+        # An access that straddles two pages faults in the part that ``pa`` belongs to.
+        return (va + ((pa - va) % PAGE_SIZE)) & _M64
+
+    def _exception(self, number: int, pc: int, tval: int | None = None) -> None:
+        """Correct what the engine reports, then route."""
+        w = self.words
+        cause = number
+        if tval is None:
+            tval = w[words.BADADDR]
+        if cause == Cause.ILLEGAL_INSTRUCTION:
+            tval = self.fetch(pc) or 0
+        elif cause == Cause.BREAKPOINT:
+            tval = pc
+        elif cause in (Cause.INSTRUCTION_PAGE_FAULT, Cause.INSTRUCTION_ACCESS_FAULT):
+            if tval < pc & -PAGE_SIZE:
+                # A 16-bit illegal instruction at the start of a page, behind one that
+                # is not mapped: the engine blames that page.
+                cause, tval = Cause.ILLEGAL_INSTRUCTION, self.fetch(pc) or 0
+            elif tval > pc + 2:
+                # An instruction that crosses into a page that cannot be fetched. The engine
+                # found it while it translated the block that starts at pc, and has executed
+                # nothing of it. Run up to that instruction first; there it faults exactly.
+                self._rerun_to = tval - 2
+                w[words.PC] = pc
+                inside.emu_stop(self.uc)
+                return
+        elif cause in _STORE_CAUSE:
+            bits = self.fetch(pc)
+            if bits is not None and insn.is_store_or_amo(bits):
+                cause = _STORE_CAUSE[cause]
+        if cause in _ACCESS_OF_CAUSE:
+            # Spec: a page table outside of RAM is an access fault, the engine has it a
+            # page fault.
+            access = _ACCESS_OF_CAUSE[cause]
+            result = self.walk(tval, access)
+            if isinstance(result, Refusal) and result.rule is Rule.TABLE_NOT_RAM:
+                cause = result.cause
+        priv = w[words.PRIV]
+        self._dispatch(Trap(cause, pc, tval, priv, trap.exception_target(w, cause)))
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep an exception of a callback until the engine has returned."""
+        if self._error is None:
+            self._error = error
+        inside.emu_stop(self.uc)
+
+    # running
+
+    def stop(self) -> None:
+        """Stop the running hart from another thread or a signal handler."""
+        self._stop_asked = True
+        inside.emu_stop(self.uc)
+
+    def call_soon(self, task: Callable[[], Stop | None]) -> None:
+        """From a callback: stop at the next block and call ``task`` outside of the engine."""
+        if self._stepping_over:
+            return
+        if task not in self._tasks:
+            self._tasks.append(task)
+        inside.emu_stop(self.uc)
+
+    def end(self, stop: Stop) -> None:
+        """From a device's callback: end the run with ``stop`` after this instruction."""
+        self._stop = stop
+        inside.emu_stop(self.uc)
+
+    def run(self, count: int = 0) -> Stop:
+        """Run until something ends it, or for ``count`` instructions.
+
+        Raises what a handler or device raised, and HartError when the engine fails.
+        """
+        if self.running:
+            raise HartError("the hart is running already")
+        self._stop = None
+        self._stop_asked = False
+        self.running = True
+        try:
+            return self._run(count)
+        finally:
+            self.running = False
+
+    def _run(self, count: int) -> Stop:
+        w = self.words
+        self.access.store()
+        while True:
+            self._present()
+            self._take_interrupts()
+            if self._stop is not None:
+                return self._finish(self._stop)
+            if not self._in_place:
+                self.access.store()
+            pc = w[words.PC]
+            step = self._must_step()
+            rerun_to, self._rerun_to = self._rerun_to, None
+            if rerun_to is not None:
+                self.uc.ctl_set_exits([rerun_to])
+            status = inside.emu_start(self.uc, pc, 1 if step else count)
+            self.access.load()
+            if rerun_to is not None:
+                self.uc.ctl_set_exits([])
+            if self._error is not None:
+                error, self._error = self._error, None
+                self._hole = None
+                raise error
+            if self._hole is not None:
+                self._deliver_hole()
+                continue
+            if self._tasks and not self._in_place:
+                self._step_over(w[words.PC])
+            while self._tasks and self._stop is None:
+                self._stop = self._tasks.pop(0)()
+                self._restart = True
+            if self._stop is not None:
+                return self._finish(self._stop)
+            if self._stop_asked:
+                return self._finish(Stop(StopReason.INTERRUPTED))
+            if self._restart or self._rerun_to is not None:
+                self._restart = False
+                continue
+            if status != ucc.UC_ERR_OK:
+                text = UcError(status)
+                raise HartError(f"{text} at pc={w[words.PC]:#x}")
+            if count and not step:
+                return self._finish(Stop(StopReason.LIMIT))
+            if rerun_to == w[words.PC]:
+                continue
+            if self._at_wfi() and not self.pending & w[words.MIE]:
+                return self._finish(Stop(StopReason.WFI))
+
+    def _step_over(self, pc: int) -> None:
+        """On the public way a stop leaves pc at the access that asked for it: finish that."""
+        self._stepping_over = True
+        inside.emu_start(self.uc, pc, 1)
+        self._stepping_over = False
+        self.access.load()
+
+    def _must_step(self) -> bool:
+        """Whether to look after each instruction if an interrupt can be taken."""
+        return not self._in_place and bool(self.pending)
+
+    def _at_wfi(self) -> bool:
+        pc = self.words[words.PC]
+        return self.fetch((pc - 4) & _M64) == 0x1050_0073
+
+    def _finish(self, stop: Stop) -> Stop:
+        self.access.store()
+        return stop

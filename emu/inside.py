@@ -1,0 +1,451 @@
+"""Everything that reaches into Unicorn, in one file.
+
+The hart's state is used as an array of 64-bit words (`emu.words`). There are two ways to
+it, with one interface:
+
+``InsideAccess``  the words are QEMU's own ``CPURISCVState``, in place, and QEMU's exported
+                  functions repair what Unicorn's interface cannot reach. Not a public
+                  interface: it is tied to unicorn 2.1.4 and verified before each use.
+``PublicAccess``  the words are a ``uc_context``, saved before and restored after each
+                  trap. Same behaviour, slower; what cannot be had is listed in ``missing``.
+
+`open_access` tries the first and falls back to the second.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import unicorn.riscv_const as rc
+import unicorn.unicorn_const as ucc
+from unicorn import __version__ as unicorn_version  # type: ignore[attr-defined]
+from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
+
+from emu import words as W
+
+UNICORN_VERSION = "2.1.4"
+
+# Offsets in bytes, of this one version's Linux x86-64 wheel.
+_UC_CPU = 0x1B8  # uc_struct.cpu: the CPUState
+_UC_CONTEXT_SIZE = 2016  # uc_struct.cpu_context_size ...
+_M64 = (1 << 64) - 1
+_CONTEXT_SIZE = 0x5F8  # ... and what it must read
+_UC_NO_EXIT_REQUEST = 2034
+_UC_INIT_DONE = 2035
+_CPU_ENV = 0x128  # CPUState.env_ptr
+_CPU_INTERRUPT_REQUEST = 28
+_CPU_ICOUNT_HIGH = 36098
+_CONTEXT_WORDS = 40  # uc_context: where the same words stand
+_CPU_INTERRUPT_HARD = 2
+
+_lib = uclib
+
+# Raw callback types: the binding's own wrappers cost twice as much (see bench/).
+INTR_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint32, C.c_void_p)
+INSN_INVALID_CB = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_void_p)
+MEM_CB = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_int, C.c_uint64, C.c_int, C.c_int64, C.c_void_p)
+CODE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint32, C.c_void_p)
+MMIO_READ_CB = C.CFUNCTYPE(C.c_uint64, C.c_void_p, C.c_uint64, C.c_uint, C.c_void_p)
+MMIO_WRITE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint, C.c_uint64, C.c_void_p)
+
+_CSR_PREDICATE = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int)
+_CSR_READ = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int, C.POINTER(C.c_uint64))
+_CSR_WRITE = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int, C.c_uint64)
+_CSR_OP = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int, C.POINTER(C.c_uint64), C.c_uint64, C.c_uint64)
+
+
+class _CsrOps(C.Structure):
+    """QEMU's riscv_csr_operations."""
+
+    _fields_ = [
+        ("predicate", C.c_void_p),
+        ("read", C.c_void_p),
+        ("write", C.c_void_p),
+        ("op", C.c_void_p),
+    ]
+
+
+class InsideError(Exception):
+    """Unicorn's insides are not what this file knows; the text says what differs."""
+
+
+def hook(uc: Uc, kind: int, callback: Any, first: int = 1, last: int = 0) -> None:
+    """Add a raw ctypes callback; ``first > last`` means everywhere.
+
+    The caller keeps ``callback`` alive as long as the engine lives. Raises UcError.
+    """
+    handle = C.c_size_t()
+    # uc_hook_add is variadic for some kinds, so every argument is given its C type here.
+    status = _lib.uc_hook_add(
+        uc._uch,
+        C.byref(handle),
+        C.c_int(kind),
+        C.cast(callback, C.c_void_p),
+        None,
+        C.c_uint64(first),
+        C.c_uint64(last),
+    )
+    if status:
+        raise UcError(status)
+
+
+def mmio_map(uc: Uc, pa: int, size: int, read: Any, write: Any) -> None:
+    """Map ``size`` bytes at ``pa`` (whole pages) to raw read and write callbacks."""
+    status = _lib.uc_mmio_map(uc._uch, C.c_uint64(pa), C.c_size_t(size), read, None, write, None)
+    if status:
+        raise UcError(status)
+
+
+def emu_start(uc: Uc, pc: int, count: int = 0) -> int:
+    """Run from ``pc`` (VA), ``count`` instructions or without limit; returns a uc_err."""
+    return int(
+        _lib.uc_emu_start(uc._uch, C.c_uint64(pc), C.c_uint64(0), C.c_uint64(0), C.c_size_t(count))
+    )
+
+
+def emu_stop(uc: Uc) -> None:
+    """Ask the running engine to stop; safe from callbacks and from other threads."""
+    _lib.uc_emu_stop(uc._uch)
+
+
+class StateAccess(Protocol):
+    """The two ways' common interface."""
+
+    name: str
+    words: memoryview
+    missing: tuple[str, ...]
+    in_place: bool  # the words are the hart's own: load and store do nothing
+
+    def load(self) -> None:
+        """Bring the words up to date with the hart."""
+
+    def store(self) -> None:
+        """Make the words the hart's state."""
+
+    def flush_tlb(self) -> None:
+        """Drop every cached translation."""
+
+    def flush_code(self) -> None:
+        """Drop every translated block: the bytes of some code have changed."""
+
+    def present_interrupts(self, mip: int) -> None:
+        """Let the hart see these bits of ``mip`` and deliver them by itself."""
+
+    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
+        """Give this hart's CSR its own behaviour, see `CsrRead` and `CsrWrite`."""
+
+    def csr(self, csr: int, value: int | None = None) -> int | None:
+        """Read, or with ``value`` write, any CSR whatever the privilege; None: out of reach."""
+
+
+class CsrIllegal(Exception):
+    """The CSR access is an illegal instruction."""
+
+
+# An override's read is given the original read and returns what the guest sees.
+CsrRead = Callable[[Callable[[], int]], int]
+# An override's write is given the guest's value and the original write. Both may raise
+# CsrIllegal, and so may the originals.
+CsrWrite = Callable[[int, Callable[[int], None]], None]
+
+
+def _words_at(address: int) -> memoryview:
+    return memoryview((C.c_uint64 * W.COUNT).from_address(address)).cast("B").cast("Q")
+
+
+# Registers whose word is checked through the public interface: (register, word, probe).
+_PROBES: list[tuple[int, int, int]] = [
+    *((rc.UC_RISCV_REG_X0 + i, W.GPR + i, 0x5A5A_0000_1234_0000 + i) for i in range(1, 32)),
+    *((rc.UC_RISCV_REG_F0 + i, W.FPR + i, 0x3FF0_0000_4321_0000 + i) for i in range(32)),
+    (rc.UC_RISCV_REG_PC, W.PC, 0x8765_4320),
+    (rc.UC_RISCV_REG_MEDELEG, W.MEDELEG, 0x101),
+    (rc.UC_RISCV_REG_MIDELEG, W.MIDELEG, 0x202),
+    (rc.UC_RISCV_REG_MIE, W.MIE, 0x020),
+    (rc.UC_RISCV_REG_SATP, W.SATP, 8 << 60 | 0x80123),
+    (rc.UC_RISCV_REG_STVAL, W.STVAL, 0x1111_2222_3333),
+    (rc.UC_RISCV_REG_MTVAL, W.MTVAL, 0x2222_3333_4444),
+    (rc.UC_RISCV_REG_STVEC, W.STVEC, 0x8000_1000),
+    (rc.UC_RISCV_REG_SEPC, W.SEPC, 0x8000_2000),
+    (rc.UC_RISCV_REG_SCAUSE, W.SCAUSE, 0xD),
+    (rc.UC_RISCV_REG_MTVEC, W.MTVEC, 0x8000_3000),
+    (rc.UC_RISCV_REG_MEPC, W.MEPC, 0x8000_4000),
+    (rc.UC_RISCV_REG_MCAUSE, W.MCAUSE, 0xB),
+]
+
+
+def _check_words(uc: Uc, words: memoryview, refresh: Callable[[], None]) -> None:
+    """Write registers through the API, read them in ``words``; raise InsideError.
+
+    The engine is fresh: the probes are taken back to zero afterwards.
+    """
+    batch = [(register, probe) for register, _, probe in _PROBES]
+    uc.reg_write_batch(batch)
+    refresh()
+    wrong = [word for _, word, probe in _PROBES if words[word] != probe]
+    uc.reg_write_batch([(register, 0) for register, _, _ in _PROBES])
+    refresh()
+    if wrong or words[W.PRIV] != 3:
+        raise InsideError(f"state words {wrong or [W.PRIV]} are not where they should be")
+
+
+class PublicAccess:
+    """The hart's state as a ``uc_context``: public functions only."""
+
+    name = "public"
+    in_place = False
+    missing: tuple[str, ...] = (
+        "satp writes that change only the root or the mode do not flush the TLB",
+        "sstatus.UXL reads 0, mstatus.TW and TSR are at bits 29 and 30",
+        "mcycle and minstret are read-only, there is no tselect",
+        "rdtime is an illegal instruction",
+        "two interrupts that become pending at once are taken lowest number first",
+        "a stop from outside can make an AMO or a device access run twice",
+    )
+
+    def __init__(self, uc: Uc) -> None:
+        self._uc = uc
+        self._context = C.c_void_p()
+        status = _lib.uc_context_alloc(uc._uch, C.byref(self._context))
+        if status or not self._context.value:
+            raise UcError(status)
+        self.words = _words_at(self._context.value + _CONTEXT_WORDS)
+        _check_words(uc, self.words, self.load)
+
+    def load(self) -> None:
+        _lib.uc_context_save(self._uc._uch, self._context)
+
+    def store(self) -> None:
+        _lib.uc_context_restore(self._uc._uch, self._context)
+
+    def flush_tlb(self) -> None:
+        self._uc.ctl(ucc.UC_CTL_TLB_FLUSH, ucc.UC_CTL_IO_WRITE)
+
+    def flush_code(self) -> None:
+        self._uc.ctl_flush_tb()
+
+    def present_interrupts(self, mip: int) -> None:
+        self.words[W.MIP] = mip  # readable by the guest; `emu.hart` delivers
+
+    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
+        pass  # `missing` says what follows from that
+
+    def csr(self, csr: int, value: int | None = None) -> int | None:
+        return None
+
+
+class InsideAccess:
+    """The hart's state in place, and QEMU's own functions.
+
+    Raises InsideError when anything is not as this file knows it.
+    """
+
+    name = "inside"
+    in_place = True
+    missing: tuple[str, ...] = ()
+
+    def __init__(self, uc: Uc) -> None:
+        if unicorn_version != UNICORN_VERSION:
+            raise InsideError(f"unicorn is {unicorn_version}, not {UNICORN_VERSION}")
+        self._uc = uc
+        try:
+            self._tlb_flush = _lib.tlb_flush_riscv64
+            self._update_mip = _lib.riscv_cpu_update_mip_riscv64
+            self._csrrw = _lib.riscv_csrrw_debug_riscv64
+            self._get_ops = _lib.riscv_get_csr_ops_riscv64
+            self._set_ops = _lib.riscv_set_csr_ops_riscv64
+        except AttributeError as e:
+            raise InsideError(f"libunicorn does not export {e}") from e
+        handle = uc._uch.value or 0
+        self._cpu = _peek(handle + _UC_CPU, 8)
+        self._env = _peek(self._cpu + _CPU_ENV, 8)
+        _peek(self._env, 8 * W.COUNT)  # readable, before anything is mapped onto it
+        self.words = _words_at(self._env)
+        _check_words(uc, self.words, lambda: None)
+        self._check_exit_request(handle)
+        self._check_interrupt_request()
+        self._cs = C.c_void_p(self._cpu)
+        # With it, only the start of a block asks for exits: no AMO or device access is
+        # cut in two and run twice, and loads and stores lose a helper call.
+        C.c_uint8.from_address(handle + _UC_NO_EXIT_REQUEST).value = 1
+        _accesses[self._env] = self
+        self.on_error: Callable[[BaseException], None] = _raise
+        self._reads: dict[int, CsrRead] = {}
+        self._writes: dict[int, CsrWrite] = {}
+
+    def _check_exit_request(self, handle: int) -> None:
+        found = (
+            _peek(handle + _UC_CONTEXT_SIZE, 8),
+            _peek(handle + _UC_NO_EXIT_REQUEST, 1),
+            _peek(handle + _UC_INIT_DONE, 1),
+        )
+        if found != (_CONTEXT_SIZE, 0, 1):
+            raise InsideError(f"uc_struct.no_exit_request: found {found} around it")
+
+    def _check_interrupt_request(self) -> None:
+        uc = self._uc
+        at = self._cpu + _CPU_INTERRUPT_REQUEST
+        uc.reg_write(rc.UC_RISCV_REG_MIDELEG, 2)
+        uc.reg_write(rc.UC_RISCV_REG_MIP, 2)
+        seen = (_peek(at, 4), self.words[W.MIP], _peek(self._cpu + _CPU_ICOUNT_HIGH, 2))
+        uc.reg_write(rc.UC_RISCV_REG_MIP, 0)
+        uc.reg_write(rc.UC_RISCV_REG_MIDELEG, 0)
+        if seen[:2] != (_CPU_INTERRUPT_HARD, 2) or seen[2] not in (0, 0xFFFF):
+            raise InsideError(f"CPUState.interrupt_request: found {seen}")
+        self._interrupt_request = C.c_uint32.from_address(at)
+        self._icount_high = C.c_uint16.from_address(self._cpu + _CPU_ICOUNT_HIGH)
+
+    def close(self) -> None:
+        """Forget the engine; CSR overrides no longer reach this object."""
+        _accesses.pop(self._env, None)
+
+    def load(self) -> None:
+        pass
+
+    def store(self) -> None:
+        pass
+
+    def flush_tlb(self) -> None:
+        self._tlb_flush(self._cs)
+
+    def flush_code(self) -> None:
+        self._uc.ctl_flush_tb()
+
+    def present_interrupts(self, mip: int) -> None:
+        self._update_mip(self._cs, C.c_uint32(0xFFFF_FFFF), C.c_uint32(mip))
+        if mip:
+            # What QEMU's cpu_interrupt does: chained blocks look only at this counter.
+            self._interrupt_request.value |= _CPU_INTERRUPT_HARD
+            self._icount_high.value = 0xFFFF
+
+    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
+        if read:
+            self._reads[csr] = read
+        if write:
+            self._writes[csr] = write
+        _install_override(self, csr)
+
+    def csr(self, csr: int, value: int | None = None) -> int | None:
+        old = C.c_uint64()
+        mask = 0 if value is None else _M64
+        status = self._csrrw(
+            C.c_void_p(self._env),
+            C.c_int(csr),
+            C.byref(old),
+            C.c_uint64(value or 0),
+            C.c_uint64(mask),
+        )
+        return None if status else old.value
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _peek(address: int, size: int) -> int:
+    """Read memory of this process; InsideError where there is none (never a SIGSEGV)."""
+    global _self_memory
+    if _self_memory is None:
+        _self_memory = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.pread(_self_memory, size, address)
+    except (OSError, OverflowError) as e:
+        raise InsideError(f"nothing readable at {address:#x}: {e}") from e
+    if len(data) != size:
+        raise InsideError(f"nothing readable at {address:#x}")
+    return int.from_bytes(data, "little")
+
+
+_self_memory: int | None = None
+
+# QEMU has one CSR table for all engines of the process, so an override is installed once
+# and finds its hart by the env pointer it is called with.
+_accesses: dict[int, InsideAccess] = {}
+_originals: dict[int, _CsrOps] = {}
+_keep: list[Any] = []
+
+
+def _install_override(access: InsideAccess, csr: int) -> None:
+    if csr in _originals:
+        return
+    original = _CsrOps()
+    access._get_ops(C.c_int(csr), C.byref(original))
+    _originals[csr] = original
+
+    absent = not (original.read or original.op)
+
+    def original_rw(env: int, new: int, mask: int) -> int:
+        """The original read-modify-write, whichever way the table has it; the old value."""
+        old = C.c_uint64()
+        status = 0
+        if original.op:
+            status = _CSR_OP(original.op)(env, csr, C.byref(old), new, mask)
+        elif mask and original.write:
+            status = _CSR_WRITE(original.write)(env, csr, new)
+        elif not mask and original.read:
+            status = _CSR_READ(original.read)(env, csr, C.byref(old))
+        if status < 0:
+            raise CsrIllegal
+        return old.value
+
+    def operate(env: int, _csr: int, result: Any, new: int, mask: int) -> int:
+        target = _accesses.get(env)
+        try:
+            read = target._reads.get(csr) if target else None
+            write = target._writes.get(csr) if target else None
+            if absent and not read:
+                return -1
+            old = read(lambda: original_rw(env, 0, 0)) if read else original_rw(env, 0, 0)
+            if result:
+                result[0] = old
+            if mask:
+                value = old & ~mask | new & mask
+
+                def perform(value: int) -> None:
+                    original_rw(env, value, _M64)
+
+                if write:
+                    write(value, perform)
+                else:
+                    perform(value)
+            return 0
+        except CsrIllegal:
+            return -1
+        except BaseException as e:  # nothing may pass through QEMU's C frames
+            if target:
+                target.on_error(e)
+            return -1
+
+    always = _CSR_PREDICATE(lambda env, number: 0)
+    operation = _CSR_OP(operate)
+    _keep.extend((always, operation))
+    ops = _CsrOps(
+        original.predicate or C.cast(always, C.c_void_p).value,
+        None,
+        None,
+        C.cast(operation, C.c_void_p).value,
+    )
+    access._set_ops(C.c_int(csr), C.byref(ops))
+
+
+def open_access(uc: Uc, want: str = "auto") -> InsideAccess | PublicAccess:
+    """The way to the state of a fresh engine: ``want`` is "auto", "inside" or "public".
+
+    "auto" falls back to the public way; its ``missing`` then begins with the reason.
+    Raises InsideError when the way asked for is not there, ValueError for another word.
+    """
+    if want not in ("auto", "inside", "public"):
+        raise ValueError(f"access is auto, inside or public, not {want!r}")
+    uc.reg_read(rc.UC_RISCV_REG_PC)  # a new engine is set up at its first use
+    if want != "public":
+        try:
+            return InsideAccess(uc)
+        except InsideError as e:
+            if want == "inside":
+                raise
+            access = PublicAccess(uc)
+            access.missing = (f"{e}: running on the public interface", *access.missing)
+            return access
+    return PublicAccess(uc)

@@ -1,0 +1,118 @@
+"""The machine: RAM, the hart, the reset ROM and the devices, wired together.
+
+Which level is held by whom is set on ``machine.hart.handlers``; nothing else distinguishes
+a bare machine from one whose firmware or kernel is written in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable
+from typing import Any
+
+import unicorn.unicorn_const as ucc
+
+from emu import board, inside
+from emu.devices import Device
+from emu.devices.finisher import Finisher
+from emu.devices.htif import Htif
+from emu.devices.uart import Uart
+from emu.hart import Hart
+from emu.paging import PAGE_SIZE
+from emu.ram import Ram
+from emu.stop import Stop
+
+# The reset code ends in two 64-bit words that the board fills in: where to go, and what
+# to give in a1 (the device tree's PA).
+_ROM_PARAMETERS_SIZE = 16
+
+
+class Machine:
+    """``ram_size`` bytes of RAM, one hart, UART, finisher; ``output`` gets console bytes.
+
+    ``access`` is `emu.hart.Hart`'s. Raises ValueError for an impossible RAM size.
+    """
+
+    def __init__(
+        self,
+        ram_size: int = board.RAM_SIZE_DEFAULT,
+        output: Callable[[bytes], None] = lambda data: None,
+        access: str = "auto",
+    ) -> None:
+        self.output = output
+        self.ram = Ram(ram_size, board.DRAM_BASE)
+        self.hart = Hart(self.ram, access)
+        self.uart = Uart(board.UART_BASE, output)
+        self.devices: list[Device] = []
+        self._callbacks: list[Any] = []
+        self._rom: mmap.mmap | None = None
+        self.htif: Htif | None = None
+        self.attach(self.uart)
+        self.attach(Finisher(board.FINISHER_BASE, self.hart.end))
+
+    def attach(self, device: Device) -> None:
+        """Put a device's registers where it says (whole pages are taken)."""
+        fail = self.hart._fail
+
+        def read(_uc: int, offset: int, size: int, _data: int) -> int:
+            try:
+                return device.read(offset, size) if offset < device.size else 0
+            except BaseException as e:  # nothing may pass through the engine's C frames
+                fail(e)
+                return 0
+
+        def write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
+            try:
+                if offset < device.size:
+                    device.write(offset, size, value)
+            except BaseException as e:
+                fail(e)
+
+        callbacks = inside.MMIO_READ_CB(read), inside.MMIO_WRITE_CB(write)
+        self._callbacks.append(callbacks)
+        size = -(-device.size // PAGE_SIZE) * PAGE_SIZE
+        inside.mmio_map(self.hart.uc, device.base, size, *callbacks)
+        self.devices.append(device)
+
+    def set_rom(self, code: bytes, entry: int, device_tree: int = 0) -> None:
+        """Put the reset code into the ROM and the hart at its start.
+
+        ``entry``: the PA that it jumps to; ``device_tree``: the PA that it passes in a1.
+        Raises ValueError when it does not fit.
+        """
+        if len(code) > board.ROM_SIZE or len(code) < _ROM_PARAMETERS_SIZE:
+            raise ValueError(f"reset code of {len(code)} bytes for a ROM of {board.ROM_SIZE}")
+        if self._rom is None:
+            self._rom = mmap.mmap(-1, board.ROM_SIZE)
+            address = ctypes.addressof(ctypes.c_char.from_buffer(self._rom))
+            perms = ucc.UC_PROT_READ | ucc.UC_PROT_EXEC
+            self.hart.uc.mem_map_ptr(board.ROM_BASE, board.ROM_SIZE, perms, address)
+        parameters = entry.to_bytes(8, "little") + device_tree.to_bytes(8, "little")
+        self._rom[: len(code)] = code[:-_ROM_PARAMETERS_SIZE] + parameters
+        self.hart.reset(board.ROM_BASE)
+
+    def set_htif(self, tohost: int, fromhost: int | None = None) -> None:
+        """Watch ``tohost`` (PA, 8-byte aligned, in RAM) for what the guest writes there."""
+        htif = Htif(self.ram, tohost, fromhost, self.output)
+        if not self.ram.contains(tohost, 8) or tohost % 8:
+            raise ValueError(f"tohost at {tohost:#x} is not an aligned word of RAM")
+
+        poll = htif.poll
+
+        def written(_uc: int, _k: int, _pa: int, _size: int, _value: int, _data: int) -> bool:
+            self.hart.call_soon(poll)  # the hook comes before the store
+            return True
+
+        callback = inside.MEM_CB(written)
+        self._callbacks.append(callback)
+        inside.hook(self.hart.uc, ucc.UC_HOOK_MEM_WRITE, callback, tohost, tohost + 7)
+        self.htif = htif
+
+    def run(self, count: int = 0) -> Stop:
+        """Run the hart, see `Hart.run`."""
+        return self.hart.run(count)
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.hart.close()

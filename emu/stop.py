@@ -1,0 +1,33 @@
+"""Why a run of the hart ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from emu.trap import Trap
+
+
+class StopReason(Enum):
+    """What ended a run."""
+
+    EXIT = "exit"  # the guest asked to end: a finisher, HTIF, SBI or system call
+    FAULT = "fault"  # a trap that nobody handles
+    INTERRUPTED = "interrupted"  # the user, or another thread, stopped the hart
+    WFI = "wfi"  # the hart waits for an interrupt that nothing can raise
+    LIMIT = "limit"  # the number of instructions asked for has been executed
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The end of a run: the reason, the exit code, the unhandled trap where there is one.
+
+    ``detail`` is one line for people; ``value`` is what a handler wanted to hand over.
+    """
+
+    reason: StopReason
+    code: int = 0
+    trap: Trap | None = None
+    detail: str = ""
+    value: Any = None
