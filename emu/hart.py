@@ -73,6 +73,7 @@ class Hart:
         self._hole: tuple[int, int, bytes] | None = None  # cause, PA, state at the access
         self._stop_asked = False
         self._restart = False
+        self._entered: Trap | None = None  # the last trap that guest code was entered for
         self._tasks: list[Callable[[], Stop | None]] = []
         self._stepping_over = False
         self._rerun_to: int | None = None  # VA, see _exception
@@ -273,12 +274,32 @@ class Hart:
             self.trap_listener(record)
         handler = self.handlers[record.target]
         if handler is None:
+            if self._vector_is_gone(record):
+                return
+            self._entered = record
             trap.enter(self.words, record)
             return
         self.words[words.PC] = record.epc
         stop = handler(record)
         if stop is not None:
             self.end(stop)
+
+    def _vector_is_gone(self, record: Trap) -> bool:
+        """Whether nobody handles this trap: the handler's own first fetch has trapped to it.
+
+        Hardware would fetch, trap and fetch for ever. Ends the run with the trap that
+        started it, in the state in which it struck.
+        """
+        if record.cause not in (1, 12) or record.interrupt:
+            return False
+        w = self.words
+        if record.epc != w[words.MTVEC if record.target == 3 else words.STVEC] & ~3:
+            return False
+        first = self._entered or record
+        w[words.PC], w[words.PRIV] = first.epc, first.priv
+        detail = "no trap handler: its vector cannot be fetched"
+        self.end(Stop(StopReason.FAULT, trap=first, detail=detail))
+        return True
 
     def _on_intr(self, _uc: int, number: int, _data: int) -> None:
         # The way of every system call: plain integers, no enum, as few calls as can be.

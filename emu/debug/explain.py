@@ -1,0 +1,170 @@
+"""Why did it fault? The whole answer, as text.
+
+Registers, the code around the fault, the virtual address split into indices, each PTE on
+the way with its bits in words, and the rule that refused. Everything is computed by the
+reference walk over the RAM as it stands at the fault.
+"""
+
+from __future__ import annotations
+
+from emu import csr as CSR
+from emu import insn, words
+from emu.debug.disasm import listing
+from emu.debug.symbols import Symbols
+from emu.hart import Hart
+from emu.paging import PagingMode, describe_pte, mode_of_satp, pte_attributes, satp_asid, satp_root
+from emu.trap import ACCESS_FAULTS, PAGE_FAULTS, Trap
+from emu.walk import Access, Refusal, Translation, walk
+
+_ACCESS = {
+    1: Access.EXECUTE, 12: Access.EXECUTE,
+    5: Access.READ, 13: Access.READ,
+    7: Access.WRITE, 15: Access.WRITE,
+}  # fmt: skip
+_FUNCTION_SIZE_MAX = 4096  # bytes that are read to find where instructions start
+_CODE_BEFORE, _CODE_AFTER = 4, 4  # instructions shown around the faulting one
+
+
+def explain(hart: Hart, trap: Trap, symbols: Symbols | None = None) -> str:
+    """The explanation of an unhandled trap, many lines without the last newline."""
+    symbols = symbols or Symbols()
+    status = hart.words[words.MSTATUS]
+    lines = [
+        f"{trap.text} in {CSR.Priv(trap.priv).name}-mode at "
+        f"{trap.epc:#x}{_named(symbols, trap.epc)}"
+    ]
+    if trap.cause in PAGE_FAULTS | ACCESS_FAULTS:
+        lines[0] += f", {_ACCESS[trap.cause].verb} of {trap.tval:#x}{_named(symbols, trap.tval)}"
+    lines += ["", *_registers(hart, trap)]
+    lines += ["", "code:", *_code(hart, trap.epc, symbols)]
+    if trap.cause in PAGE_FAULTS | ACCESS_FAULTS:
+        lines += ["", *_translation(hart, trap.tval, _ACCESS[trap.cause])]
+    elif trap.cause == 2:
+        lines += [
+            "",
+            f"the bits {trap.tval:#x} are no instruction that this hart has at this level",
+        ]
+    if trap.priv != 3 and status & CSR.MSTATUS_SUM:
+        lines.append("sstatus.SUM=1: S-mode may touch U pages")
+    return "\n".join(lines)
+
+
+def _named(symbols: Symbols, va: int) -> str:
+    name = symbols.name(va)
+    return f" <{name}>" if name else ""
+
+
+def _registers(hart: Hart, trap: Trap) -> list[str]:
+    w = hart.words
+    level = "s" if trap.target == 1 else "m"
+    lines = [
+        f"{level}epc   {trap.epc:#018x}  {level}cause {trap.xcause:#x} ({trap.text})",
+        f"{level}tval  {trap.tval:#018x}  satp   {hart.satp:#018x}",
+    ]
+    for row in range(0, 32, 4):
+        cells = (f"{words.ABI_NAMES[i]:<5} {w[i]:#018x}" for i in range(row, row + 4))
+        lines.append("  ".join(cells))
+    return lines
+
+
+def _code(hart: Hart, pc: int, symbols: Symbols) -> list[str]:
+    """The instructions around ``pc`` that can be fetched."""
+    starts = _starts_before(hart, pc, symbols)
+    lines = []
+    va = starts[0] if starts else pc
+    shown_after = 0
+    while shown_after <= _CODE_AFTER:
+        bits = hart.fetch(va)
+        if bits is None:
+            lines.append(f"{'=>' if va == pc else '  '} {va:#x}: cannot be fetched")
+            break
+        lines.append(f"{'=>' if va == pc else '  '} {listing(bits, va, symbols.name(va))}")
+        if va >= pc:
+            shown_after += 1
+        va += insn.length(bits)
+    return lines
+
+
+def _starts_before(hart: Hart, pc: int, symbols: Symbols) -> list[int]:
+    """Addresses of up to _CODE_BEFORE instructions that lead up to ``pc``.
+
+    Instructions are 2 or 4 bytes long, so code cannot be read backwards: read forwards from
+    the start of the function, or else take the longest chain that ends exactly at ``pc``.
+    """
+    function = symbols.start(pc)
+    if function is not None and pc - function <= _FUNCTION_SIZE_MAX:
+        chain = _chain(hart, function, pc)
+        if chain is not None:
+            return chain[-_CODE_BEFORE:]
+    chains = (_chain(hart, pc - back, pc) for back in range(2, 4 * _CODE_BEFORE + 1, 2))
+    fitting = [chain for chain in chains if chain and len(chain) <= _CODE_BEFORE]
+    return max(fitting, key=len, default=[])
+
+
+def _chain(hart: Hart, va: int, end: int) -> list[int] | None:
+    """The instructions from ``va`` on, when they end exactly at ``end``."""
+    chain = []
+    while 0 <= va < end:
+        bits = hart.fetch(va)
+        if not bits:
+            return None
+        chain.append(va)
+        va += insn.length(bits)
+    return chain if va == end else None
+
+
+def _translation(hart: Hart, va: int, access: Access) -> list[str]:
+    translated, config = hart.walk_config(access)
+    mode = mode_of_satp(hart.satp)
+    if not translated or mode is None:
+        return [f"{va:#x} is a physical address here (no translation); RAM is {hart.ram!r}"]
+    result = walk(hart.ram, mode, satp_root(hart.satp), va, access, config)
+    lines = describe_walk(mode, satp_root(hart.satp), va, result, satp_asid(hart.satp))
+    if isinstance(result, Translation):
+        if not hart.ram.contains(result.pa):
+            lines.append(f"the access is refused: PA {result.pa:#x} is neither RAM nor a device")
+        else:
+            lines.append(
+                "the tables allow this access now: the hart used an older translation "
+                "(a missing sfence.vma?), or the tables changed since"
+            )
+    return lines
+
+
+def describe_walk(
+    mode: PagingMode, root_pa: int, va: int, result: Translation | Refusal, asid: int = 0
+) -> list[str]:
+    """A walk in words, a line for the split VA, one for each PTE, one for the outcome."""
+    *vpn, offset = mode.split(va)
+    split = " ".join(
+        f"vpn[{level}]={index:#x}"
+        for level, index in zip(range(mode.levels - 1, -1, -1), vpn, strict=True)
+    )
+    lines = [
+        f"VA {va:#x} in {mode.name}: {split} offset={offset:#x}",
+        f"root table at PA {root_pa:#x}, ASID {asid}",
+    ]
+    for step in result.steps:
+        lines.append(
+            f"  level {step.level}: PTE {step.index:#x} at PA {step.pte_pa:#x} = "
+            f"{step.pte:#018x}: {describe_pte(step.pte)}"
+        )
+    if isinstance(result, Refusal):
+        at = "before any table" if result.level is None else f"at level {result.level}"
+        if result.pte_pa is not None and len(result.steps) == 0:
+            at += f" (PTE at PA {result.pte_pa:#x})"
+        lines.append(f"refused {at}: {result.rule.value}")
+    else:
+        lines.append(
+            f"PA {result.pa:#x}, a {_size_text(mode.span(result.level))} page, "
+            f"{pte_attributes(result.pte)}"
+        )
+    return lines
+
+
+def _size_text(size: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            return f"{size} {unit}"
+        size //= 1024
+    return f"{size} PiB"
