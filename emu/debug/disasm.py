@@ -12,7 +12,9 @@ from emu import insn
 def _engine() -> Any:
     import capstone
 
-    return capstone.Cs(capstone.CS_ARCH_RISCV, capstone.CS_MODE_RISCV64 | capstone.CS_MODE_RISCVC)
+    mode = capstone.CS_MODE_RISCV64 | capstone.CS_MODE_RISCVC
+    engine: Any = capstone.Cs  # its stubs are half typed
+    return engine(capstone.CS_ARCH_RISCV, mode)
 
 
 def listing(bits: int, va: int, name: str | None) -> str:

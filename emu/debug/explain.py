@@ -13,6 +13,7 @@ from emu.debug.disasm import listing
 from emu.debug.symbols import Symbols
 from emu.hart import Hart
 from emu.paging import PagingMode, describe_pte, mode_of_satp, pte_attributes, satp_asid, satp_root
+from emu.tables import size_text
 from emu.trap import ACCESS_FAULTS, PAGE_FAULTS, Trap
 from emu.walk import Access, Refusal, Translation, walk
 
@@ -156,15 +157,7 @@ def describe_walk(
         lines.append(f"refused {at}: {result.rule.value}")
     else:
         lines.append(
-            f"PA {result.pa:#x}, a {_size_text(mode.span(result.level))} page, "
+            f"PA {result.pa:#x}, a {size_text(mode.span(result.level))} page, "
             f"{pte_attributes(result.pte)}"
         )
     return lines
-
-
-def _size_text(size: int) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            return f"{size} {unit}"
-        size //= 1024
-    return f"{size} PiB"

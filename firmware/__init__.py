@@ -1,0 +1,1 @@
+"""Firmware: the reset code, the M-mode start, and the SBI that Python answers."""

@@ -1,0 +1,63 @@
+"""The numbers that guest code and the kernel in Python share; the C header is made from them.
+
+User programs call with Linux's riscv64 system call numbers. Kernel modules call with
+`ecall` from S-mode, as an SBI extension in the firmware-specific range (SBI 2.0, chapter
+4): the extension in a7, the function in a6, arguments from a0 on; a0 returns an error (0 or
+an SBI error code), a1 the value.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Sys(IntEnum):
+    """System calls (Linux include/uapi/asm-generic/unistd.h)."""
+
+    IOCTL = 29
+    READ = 63
+    WRITE = 64
+    WRITEV = 66
+    EXIT = 93
+    EXIT_GROUP = 94
+    SET_TID_ADDRESS = 96
+    GETPID = 172
+    BRK = 214
+    MUNMAP = 215
+    MMAP = 222
+    MPROTECT = 226
+
+
+KERNEL_EXTENSION = 0x0A000000
+
+
+class Call(IntEnum):
+    """Functions of the kernel extension."""
+
+    SETUP_VM = 0  # head: memory manager built; a1 = satp
+    START_KERNEL = 1  # head: translation is on; does not return
+    RETURN = 2  # the end of a function that Python called; a0 = its result
+    PRINTK = 3  # a0 = text (VA), a1 = its length in bytes
+    KMALLOC = 4  # a0 = size, a1 = gfp; a1 = VA or 0
+    KFREE = 5  # a0 = VA
+    ALLOC_PAGES = 6  # a0 = gfp, a1 = order; a1 = struct page * or 0
+    FREE_PAGES = 7  # a0 = struct page *, a1 = order
+    NOP = 8  # nothing, for measuring
+
+
+def c_header() -> str:
+    """The text of pagewalk/abi.h."""
+    lines = [
+        "/* Generated from guest/abi.py when the package is built. Do not edit. */",
+        "#ifndef PAGEWALK_ABI_H",
+        "#define PAGEWALK_ABI_H",
+        "",
+        *(f"#define SYS_{call.name.lower()} {call.value}" for call in Sys),
+        "",
+        f"#define KERNEL_EXTENSION {KERNEL_EXTENSION:#x}",
+        *(f"#define CALL_{call.name} {call.value}" for call in Call),
+        "",
+        "#endif",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,245 @@
+"""Running one guest on the machine that suits it, and saying how it ended.
+
+bare      M, S and U belong to the guest: an ELF linked into RAM, entered in M-mode
+firmware  Python is the SBI firmware: an S-mode kernel, entered at its entry point
+kernel    Python is firmware and kernel: U-mode programs and kernel modules
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from emu import board
+from emu.csr import PRIV_NAMES, Priv
+from emu.debug import trace
+from emu.debug.explain import explain
+from emu.debug.symbols import Symbols
+from emu.hart import Hart
+from emu.machine import Machine
+from emu.paging import PagingMode
+from emu.stop import Stop, StopReason
+from firmware import images
+from firmware.sbi import Sbi
+from guest import build
+from guest import elf as elf_file
+from guest.elf import Elf, ElfError
+from guest.interrupt import stop_on_ctrl_c
+from guest.system import System
+
+MACHINES = ("bare", "firmware", "kernel")
+FIRMWARE_SIZE = 2 << 20  # bytes at the start of RAM that a kernel leaves alone
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+EXIT_WFI = 124
+# A fault's exit status is 128 + the signal that Linux would send.
+_SIGNAL_OF_CAUSE = {0: 7, 2: 4, 3: 5, 4: 7, 6: 7}
+_SIGSEGV = 11
+
+
+class UsageError(Exception):
+    """The user asked for what cannot be; the text is one line."""
+
+
+@dataclass
+class Options:
+    """What `pagewalk run` was told. ``ram_size`` in bytes; ``access``: see `emu.inside`."""
+
+    paging: PagingMode
+    ram_size: int
+    machine: str | None = None
+    trace: str | None = None
+    access: str = "auto"
+    output: Callable[[bytes], None] = lambda data: None
+    log: Callable[[str], None] = lambda line: None
+    trace_line: Callable[[str], None] = lambda line: None
+    read_input: Callable[[int], bytes] = lambda size: b""
+
+
+@dataclass
+class Outcome:
+    """How a guest ended: its exit status, and for a fault the whole explanation."""
+
+    program: str
+    machine: str
+    stop: Stop
+    status: int
+    where: str  # pc, level and symbol at the end
+    explanation: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def shipped() -> dict[str, Path]:
+    """The guests that come with the package: name to ELF."""
+    found = {}
+    for _, folder, suffix in build.SHIPPED:
+        for path in sorted((build.BUILT / folder).glob(f"*{suffix}")):
+            found[path.stem] = path
+    return found
+
+
+def find(name: str, machine: str | None) -> Elf:
+    """The ELF for what the user typed: a path, a C file, or a shipped guest's name.
+
+    Raises UsageError, ElfError.
+    """
+    path = Path(name)
+    known = shipped()
+    if not path.exists() and name in known:
+        return elf_file.load(known[name])
+    if not path.exists():
+        if "/" in name or path.suffix:
+            raise UsageError(f"{name}: no such file")
+        near = get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{name}: no such file, and no guest of that name{hint} (pagewalk list)")
+    if path.suffix in build.SOURCE_SUFFIXES and path.is_file():
+        with tempfile.TemporaryDirectory(prefix="pagewalk-") as folder:
+            try:
+                return elf_file.load(build.compile_user_file(path, Path(folder), machine))
+            except build.BuildError as e:
+                raise UsageError(f"{name}: {e}") from None
+            except OSError as e:
+                raise UsageError(f"{name}: {e.strerror or e}") from None
+    return elf_file.load(path)
+
+
+def machine_for(elf: Elf, asked: str | None) -> str:
+    """The machine that runs ``elf``: the one asked for, or what its addresses say."""
+    if asked:
+        return asked
+    if elf.is_module or elf.end <= board.DRAM_BASE or elf.is_position_independent:
+        return "kernel"
+    if board.DRAM_BASE + FIRMWARE_SIZE <= elf.start < 1 << 56:
+        return "firmware"
+    return "bare" if elf.start < 1 << 56 else "kernel"
+
+
+def load_physical(machine: Machine, elf: Elf, lowest: int) -> None:
+    """Copy an ELF's segments to their physical addresses. Raises ElfError."""
+    for segment in elf.segments:
+        end = segment.pa + segment.memory_size
+        if segment.pa < lowest or end > machine.ram.end:
+            raise ElfError(
+                f"{elf.path}: segment at PA {segment.pa:#x}-{end:#x} is outside of the RAM it "
+                f"may use, {lowest:#x}-{machine.ram.end:#x}"
+            )
+        machine.ram.write(segment.pa, segment.data)
+
+
+def physical_entry(elf: Elf) -> int:
+    """The PA of the entry point."""
+    for segment in elf.segments:
+        if segment.va <= elf.entry < segment.end:
+            return elf.entry - segment.va + segment.pa
+    return elf.entry
+
+
+def make_physical(elf: Elf, kind: str, options: Options) -> tuple[Machine, Symbols]:
+    """A bare or firmware machine with ``elf`` loaded, at its reset. Raises ElfError."""
+    machine = Machine(options.ram_size, options.output, options.access)
+    ram = machine.ram
+    entry = physical_entry(elf)
+    if kind == "firmware":
+        load_physical(machine, elf, ram.base + FIRMWARE_SIZE)
+        ram.write(ram.base, images.start_code(entry))
+        sbi = Sbi(machine.hart, ram, options.output, _byte_reader(options))
+        machine.hart.handlers[Priv.M.value] = sbi.handle
+        entry = ram.base
+    else:
+        load_physical(machine, elf, ram.base)
+        tohost = elf.symbol("tohost")
+        if tohost is not None:
+            machine.set_htif(tohost, elf.symbol("fromhost"))
+    machine.set_rom(images.reset_code(), entry)
+    return machine, Symbols(elf.symbols)
+
+
+def _byte_reader(options: Options) -> Callable[[], int | None]:
+    def read() -> int | None:
+        data = options.read_input(1)
+        return data[0] if data else None
+
+    return read
+
+
+def run(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, object]:
+    """Run a guest to its end; the outcome, and the Machine or System as it was left."""
+    kind = machine_for(elf, options.machine)
+    if kind == "kernel":
+        return _run_on_kernel(elf, arguments, options)
+    if arguments:
+        raise UsageError(f"a {kind} guest takes no arguments: {' '.join(arguments)}")
+    machine, symbols = make_physical(elf, kind, options)
+    _attach_trace(machine.hart, options, symbols)
+    with stop_on_ctrl_c(machine.hart):
+        stop = machine.run()
+    return describe(elf.path, kind, machine.hart, stop, symbols), machine
+
+
+def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, System]:
+    system = boot_system(options)
+    with stop_on_ctrl_c(system.hart):
+        if elf.is_module:
+            module, stop = system.load_module(elf, arguments)
+            if stop.reason is StopReason.EXIT and stop.value == 0:
+                stop = system.unload_module(module)
+            elif stop.reason is StopReason.EXIT:
+                error = abs(stop.value)
+                stop = Stop(StopReason.EXIT, error & 0xFF or 1, detail=f"init failed: {stop.value}")
+        else:
+            system.load_program(elf, arguments)
+            stop = system.run_program()
+    outcome = describe(elf.path, "kernel", system.hart, stop, system.symbols)
+    if stop.reason is StopReason.FAULT and stop.trap is not None:
+        outcome.explanation += "\n" + "\n".join(system.fault_notes(stop.trap))
+    return outcome, system
+
+
+def boot_system(options: Options) -> System:
+    """The kernel machine, booted, with the trace that was asked for."""
+    system = System(
+        options.ram_size,
+        options.paging,
+        options.output,
+        options.log,
+        options.read_input,
+        options.access,
+    )
+    _attach_trace(system.hart, options, system.symbols)
+    with stop_on_ctrl_c(system.hart):
+        system.boot()
+    return system
+
+
+def _attach_trace(hart: Hart, options: Options, symbols: Symbols) -> None:
+    if options.trace:
+        trace.attach(hart, options.trace, options.trace_line, symbols)
+
+
+def describe(program: str, kind: str, hart: Hart, stop: Stop, symbols: Symbols) -> Outcome:
+    """What a Stop means for the user."""
+    pc = hart.pc
+    name = symbols.name(pc)
+    where = f"{pc:#x}{f' <{name}>' if name else ''} in {PRIV_NAMES[hart.priv]}-mode"
+    outcome = Outcome(program, kind, stop, stop.code, where)
+    if stop.reason is StopReason.FAULT:
+        cause = stop.trap.cause if stop.trap else -1
+        outcome.status = 128 + _SIGNAL_OF_CAUSE.get(cause, _SIGSEGV)
+        if stop.trap:
+            outcome.explanation = explain(hart, stop.trap, symbols)
+        if stop.detail:
+            outcome.notes.append(stop.detail)
+    elif stop.reason is StopReason.INTERRUPTED:
+        outcome.status = EXIT_INTERRUPTED
+        outcome.notes.append(f"interrupted at {where}")
+    elif stop.reason is StopReason.WFI:
+        outcome.status = EXIT_WFI
+        outcome.notes.append(
+            f"the hart waits (wfi) for an interrupt that nothing can raise, before {where}"
+        )
+    for text in hart.access.missing[:1] if hart.access.name == "public" else ():
+        outcome.notes.append(f"hart on the public interface: {text}")
+    return outcome

@@ -1,0 +1,360 @@
+"""The kernel machine: firmware and kernel in Python, programs and modules on the hart.
+
+Boot is what it is on hardware: reset code in ROM, the M-mode start, an S-mode head that
+asks for page tables and switches translation on. Then Python holds M and S:
+
+  M  the SBI, and the kernel's own calls as one extension of it (modules `ecall` from S)
+  S  system calls and faults of programs, faults of modules
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mm
+from emu import words as W
+from emu.csr import MSTATUS_FS, MSTATUS_FS_INITIAL, MSTATUS_SIE, Priv
+from emu.debug.symbols import Symbols
+from emu.machine import Machine
+from emu.paging import PAGE_SIZE, SV39, PagingMode
+from emu.stop import Stop, StopReason
+from emu.trap import PAGE_FAULTS, Trap
+from firmware import images
+from firmware.sbi import ERR_FAILED, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, SUCCESS, Sbi
+from guest import elf as elf_file
+from guest.abi import KERNEL_EXTENSION, Call
+from guest.build import BUILT
+from guest.elf import Elf
+from guest.fences import Fences
+from guest.module import Module
+from guest.process import Process
+from guest.syscalls import ENOSYS
+from guest.syscalls import TABLE as SYSTEM_CALLS
+from mm.addrspace import KERNEL_IMAGE_OFFSET, KERNEL_LINK_ADDR
+from mm.errors import MmError
+from mm.kernel import Config, ImageSegment, Kernel
+from mm.pgtable import MmStruct
+from mm.vma import VM_GROWSDOWN
+
+_NEAR_STACK = 1 << 20  # bytes below the stack that count as an overflow of it
+_STACK_SIZE = 16 << 10  # bytes, of the stack that modules run on
+_M64 = (1 << 64) - 1
+_PRINTK_SIZE_MAX = 4096  # bytes of one call
+
+
+class BootError(Exception):
+    """The machine did not come up; ``stop`` is where it ended."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(f"the kernel did not start: {stop.detail or stop.reason.value}")
+        self.stop = stop
+
+
+class System:
+    """A machine with the kernel in Python, not yet booted.
+
+    ``output`` takes what programs write; ``log`` a line of the kernel log at a time.
+    ``input`` gives up to n bytes for a program that reads. Raises ValueError for a RAM
+    size that cannot be.
+    """
+
+    def __init__(
+        self,
+        ram_size: int = 64 << 20,
+        paging: PagingMode = SV39,
+        output: Callable[[bytes], None] = lambda data: None,
+        log: Callable[[str], None] = lambda line: None,
+        read_input: Callable[[int], bytes] = lambda size: b"",
+        access: str = "auto",
+    ) -> None:
+        self.machine = Machine(ram_size, output, access)
+        self.hart = self.machine.hart
+        self.paging = paging
+        self.output = output
+        self.log = log
+        self.read_input = read_input
+        self.symbols = Symbols()
+        self.kernel: Kernel
+        self.process: Process | None = None
+        self.modules: list[Module] = []
+        self._head = elf_file.load(_head_path())
+        self._stack_top = 0
+        self._printk_rest = b""
+        self._return = self._head.symbol("kernel_return") or 0
+        self._sbi = Sbi(self.hart, self.machine.ram, output)
+        self._sbi.extensions[KERNEL_EXTENSION] = self._kernel_call
+        self._calls: dict[int, Callable[[], tuple[int, int] | Stop]] = {
+            Call.SETUP_VM.value: self._setup_vm,
+            Call.START_KERNEL.value: self._start_kernel,
+            Call.RETURN.value: self._function_returned,
+            Call.PRINTK.value: self._printk,
+            Call.KMALLOC.value: self._kmalloc,
+            Call.KFREE.value: self._kfree,
+            Call.ALLOC_PAGES.value: self._alloc_pages,
+            Call.FREE_PAGES.value: self._free_pages,
+            Call.NOP.value: lambda: (SUCCESS, 0),
+        }
+
+    # boot
+
+    def boot(self) -> None:
+        """Reset the hart and run until the kernel stands. Raises BootError."""
+        ram = self.machine.ram
+        image_pa = ram.base + KERNEL_IMAGE_OFFSET
+        entry = self._head.entry - KERNEL_LINK_ADDR + image_pa
+        self._segments = []
+        for s in self._head.segments:
+            pa = s.va - KERNEL_LINK_ADDR + image_pa
+            if not ram.contains(pa, s.memory_size):
+                raise ValueError(f"RAM of {ram.size >> 10} KiB: the kernel needs at least 8 MiB")
+            ram.write(pa, s.data)
+            self._segments.append(ImageSegment(pa, s.va, s.memory_size, "rx"))
+        ram.write(ram.base, images.start_code(entry))
+        self.machine.set_rom(images.reset_code(), ram.base)
+        self.hart.handlers[Priv.M.value] = self._sbi.handle
+        self.symbols.add(self._head.symbols)
+        stop = self.machine.run()
+        if stop.value != "booted":
+            raise BootError(stop)
+
+    def _setup_vm(self) -> tuple[int, int]:
+        """The head asks for page tables: build the memory manager, return satp."""
+        config = Config(paging=self.paging, image=tuple(self._segments))
+        self.kernel = mm.boot(self.machine.ram, config, Fences(self.hart))
+        return SUCCESS, self.kernel.satp()
+
+    def _start_kernel(self) -> Stop:
+        """The head runs on the kernel's tables: from here on Python holds S."""
+        self.hart.handlers[Priv.S.value] = self._supervisor_trap
+        stack = self.kernel.vmalloc(_STACK_SIZE)
+        if stack is None:
+            return Stop(StopReason.FAULT, detail="no memory for the kernel stack")
+        self._stack_top = stack + _STACK_SIZE
+        for line in self.kernel.log:
+            self.log(line)
+        return Stop(StopReason.EXIT, value="booted")
+
+    # programs
+
+    def load_program(
+        self, elf: Elf, arguments: Sequence[str] = (), environment: Sequence[str] = ()
+    ) -> Process:
+        """Load a program, not yet running. Raises ElfError."""
+        self.process = Process(
+            self.kernel, elf, arguments, environment, self.output, self.read_input
+        )
+        self.symbols.add(elf.symbols, self.process.bias)
+        w = self.hart.words
+        for i in range(1, 32):
+            w[i] = 0
+        for i in range(W.FPR, W.FPR + 32):
+            w[i] = 0
+        w[W.SP] = self.process.sp
+        self._enter(Priv.U, self.process.entry, self.process.mm)
+        return self.process
+
+    def run_program(self) -> Stop:
+        """Run the loaded program to its end."""
+        assert self.process is not None
+        return self.machine.run()
+
+    def end_program(self) -> None:
+        """Take the program's address space down."""
+        if self.process is not None:
+            self.hart.set_satp(self.kernel.satp())
+            process, self.process = self.process, None
+            self.symbols.remove_range(0, process.mm.task_size)
+            process.close()
+
+    def _enter(self, priv: Priv, pc: int, space: MmStruct) -> None:
+        w = self.hart.words
+        w[W.PC] = pc
+        w[W.PRIV] = priv.value
+        w[W.MSTATUS] = w[W.MSTATUS] & ~(MSTATUS_FS | MSTATUS_SIE) | MSTATUS_FS_INITIAL
+        self.hart.set_satp(self.kernel.satp(space))
+
+    # modules
+
+    def load_module(self, elf: Elf, arguments: Sequence[str] = ()) -> tuple[Module, Stop]:
+        """Load a module and run its init function.
+
+        Returns the module and how init ended: EXIT with its result as ``value``, or a
+        fault. A module whose init fails is unloaded, as Linux does. Raises ElfError.
+        """
+        module = Module(self.kernel, elf, arguments)
+        self.symbols.add(elf.symbols, module.base)
+        self.modules.append(module)
+        stop = self.call(module.init)
+        if stop.reason is StopReason.EXIT and stop.value != 0:
+            self._forget(module)
+        return module, stop
+
+    def unload_module(self, module: Module) -> Stop:
+        """Run a module's exit function and give its memory back."""
+        stop = Stop(StopReason.EXIT, value=0)
+        if module.exit is not None:
+            stop = self.call(module.exit)
+        if stop.reason is StopReason.EXIT:
+            self._forget(module)
+        return stop
+
+    def _forget(self, module: Module) -> None:
+        self.modules.remove(module)
+        self.symbols.remove_range(module.base, module.base + module.size)
+        module.close()
+
+    def call(self, va: int, *arguments: int) -> Stop:
+        """Call a function at ``va`` (VA) in S-mode with up to eight arguments.
+
+        It runs in the address space of the loaded program, if there is one, as a module's
+        code does in Linux. EXIT with its signed result as ``value``, or what else ended it.
+        """
+        w = self.hart.words
+        for i, argument in enumerate(arguments):
+            w[W.A0 + i] = argument & _M64
+        w[W.SP] = self._stack_top
+        w[W.RA] = self._return
+        self._enter(Priv.S, va, self.process.mm if self.process else self.kernel.init_mm)
+        stop = self.machine.run()
+        self._flush_printk()
+        return stop
+
+    # traps to S
+
+    def _supervisor_trap(self, trap: Trap) -> Stop | None:
+        if trap.cause == 8 and not trap.interrupt:
+            return self._system_call(trap)
+        return Stop(StopReason.FAULT, trap=trap)
+
+    def _system_call(self, trap: Trap) -> Stop | None:
+        w = self.hart.words
+        w[W.PC] = trap.epc + 4
+        call = SYSTEM_CALLS.get(w[W.A7])
+        assert self.process is not None
+        if call is None:
+            w[W.A0] = -ENOSYS & _M64
+            return None
+        result = call(self.process, w[10], w[11], w[12], w[13], w[14], w[15])
+        if isinstance(result, Stop):
+            return result
+        w[W.A0] = result & _M64
+        return None
+
+    def fault_notes(self, trap: Trap) -> list[str]:
+        """What the kernel knows about a fault: Linux's first line, and the mapping around."""
+        if trap.cause not in PAGE_FAULTS:
+            return []
+        lines = []
+        va = trap.tval
+        if trap.priv == Priv.S.value:
+            what = "kernel paging request"
+            if va < PAGE_SIZE:
+                what = "kernel NULL pointer dereference"
+            lines.append(f"Unable to handle {what} at virtual address {va:016x}")
+        if self.process is not None and va < self.process.mm.task_size:
+            lines.append(self._around_user(va))
+        elif va >= self.kernel.layout.task_size:
+            area = self.kernel.find_vm_area(va)
+            if area is not None:
+                lines.append(f"vm_struct {area.addr:#x}-{area.addr + area.size:#x} holds it")
+        return lines
+
+    def _around_user(self, va: int) -> str:
+        assert self.process is not None
+        spaces = self.kernel.address_spaces
+        vma = spaces.vma_lookup(self.process.mm, va)
+        if vma is not None:
+            flags = "".join(c if vma.vm_flags >> i & 1 else "-" for i, c in enumerate("rwx"))
+            return f"vm_area_struct {vma.vm_start:#x}-{vma.vm_end:#x} {flags} {vma.name}"
+        after = spaces.find_vma(self.process.mm, va)
+        text = f"no vm_area_struct holds {va:#x}"
+        if after is not None:
+            text += f"; the next one above is {after.vm_start:#x}-{after.vm_end:#x} {after.name}"
+            if after.vm_flags & VM_GROWSDOWN and after.vm_start - va <= _NEAR_STACK:
+                text += ": the stack has overflowed into its guard"
+        return text
+
+    # calls of modules
+
+    def _kernel_call(self, function: int) -> tuple[int, int] | Stop:
+        call = self._calls.get(function)
+        return call() if call is not None else (ERR_NOT_SUPPORTED, 0)
+
+    def _function_returned(self) -> Stop:
+        result = self.hart.words[W.A0] & 0xFFFFFFFF
+        return Stop(StopReason.EXIT, value=result - (1 << 32) if result >> 31 else result)
+
+    def _printk(self) -> tuple[int, int]:
+        """Text up to each newline becomes a line of the kernel log."""
+        w = self.hart.words
+        size = min(w[W.A1], _PRINTK_SIZE_MAX)
+        data = self._read_kernel(w[W.A0], size)
+        if data is None:
+            return ERR_INVALID_PARAM, 0
+        *lines, self._printk_rest = (self._printk_rest + data).split(b"\n")
+        for line in lines:
+            self.log(line.decode("utf-8", "replace"))
+        return SUCCESS, size
+
+    def _flush_printk(self) -> None:
+        if self._printk_rest:
+            self.log(self._printk_rest.decode("utf-8", "replace"))
+            self._printk_rest = b""
+
+    def _read_kernel(self, va: int, size: int) -> bytes | None:
+        """Kernel memory through the kernel's tables; None where something is not mapped."""
+        from emu.walk import Access, Translation, walk
+
+        root = self.kernel.pgtable.root(self.kernel.init_mm)
+        data = b""
+        while len(data) < size:
+            at = va + len(data)
+            found = walk(self.machine.ram, self.paging, root, at, Access.READ)
+            part = min(size - len(data), 4096 - at % 4096)
+            if not isinstance(found, Translation) or not self.machine.ram.contains(found.pa, part):
+                return None
+            data += self.machine.ram.read(found.pa, part)
+        return data
+
+    def _kmalloc(self) -> tuple[int, int]:
+        w = self.hart.words
+        return self._guarded(lambda: self.kernel.kmalloc(w[W.A0], w[W.A1]) or 0)
+
+    def _kfree(self) -> tuple[int, int]:
+        address = self.hart.words[W.A0]
+        return self._guarded(lambda: self.kernel.kfree(address) or 0)
+
+    def _alloc_pages(self) -> tuple[int, int]:
+        w = self.hart.words
+
+        def allocate() -> int:
+            pfn = self.kernel.alloc_pages(w[W.A0], w[W.A1])
+            return 0 if pfn is None else self.kernel.space.page_va(pfn)
+
+        return self._guarded(allocate)
+
+    def _free_pages(self) -> tuple[int, int]:
+        w = self.hart.words
+
+        def free() -> int:
+            self.kernel.free_pages(self.kernel.space.page_to_pfn(w[W.A0]), w[W.A1])
+            return 0
+
+        return self._guarded(free)
+
+    def _guarded(self, action: Callable[[], int]) -> tuple[int, int]:
+        """A call of the memory manager; what it refuses is logged, in its words."""
+        try:
+            return SUCCESS, action()
+        except (MmError, ValueError) as e:
+            for line in str(e).splitlines():
+                self.log(line)
+            return ERR_FAILED, 0
+
+
+def _head_path() -> Path:
+    path = BUILT / "head.elf"
+    if not path.exists():
+        images.reset_code()  # raises NotBuilt with what to do
+    return path

@@ -1,0 +1,165 @@
+"""GFP flags: what an allocation may do, and where its memory may lie.
+
+Values of Linux 6.12 (include/linux/gfp_types.h). ``gfp_zone`` and ``gfp_migratetype`` are
+total: a combination without a meaning raises GfpError and names the flags at fault.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from mm.errors import GfpError
+
+
+class ZoneType(IntEnum):
+    """Linux's ``enum zone_type``, lowest first; a machine has those it is configured with."""
+
+    DMA = 0
+    DMA32 = 1
+    NORMAL = 2
+    HIGHMEM = 3
+    MOVABLE = 4
+
+
+MAX_NR_ZONES = len(ZoneType)
+
+
+class MigrateType(IntEnum):
+    """Linux's ``enum migratetype``: how easily a page can be moved or reclaimed."""
+
+    UNMOVABLE = 0
+    MOVABLE = 1
+    RECLAIMABLE = 2
+    HIGHATOMIC = 3
+
+
+MIGRATE_TYPES = len(MigrateType)
+
+GFP_DMA = __GFP_DMA = 0x1
+__GFP_HIGHMEM = 0x2
+GFP_DMA32 = __GFP_DMA32 = 0x4
+__GFP_MOVABLE = 0x8
+__GFP_RECLAIMABLE = 0x10
+__GFP_HIGH = 0x20
+__GFP_IO = 0x40
+__GFP_FS = 0x80
+__GFP_ZERO = 0x100
+__GFP_DIRECT_RECLAIM = 0x400
+__GFP_KSWAPD_RECLAIM = 0x800
+__GFP_WRITE = 0x1000
+__GFP_NOWARN = 0x2000
+__GFP_RETRY_MAYFAIL = 0x4000
+__GFP_NOFAIL = 0x8000
+__GFP_NORETRY = 0x10000
+__GFP_MEMALLOC = 0x20000
+__GFP_COMP = 0x40000
+__GFP_NOMEMALLOC = 0x80000
+__GFP_HARDWALL = 0x100000
+__GFP_THISNODE = 0x200000
+__GFP_ACCOUNT = 0x400000
+__GFP_ZEROTAGS = 0x800000
+
+# Python mangles names with two leading underscores inside of classes; code in classes
+# imports these short ones.
+GFP_ZERO = __GFP_ZERO
+GFP_COMP = __GFP_COMP
+GFP_HIGHMEM = __GFP_HIGHMEM
+GFP_MOVABLE = __GFP_MOVABLE
+
+GFP_ATOMIC = 0x820
+GFP_KERNEL = 0xCC0
+GFP_NOWAIT = 0x2800
+GFP_NOIO = 0xC00
+GFP_NOFS = 0xC40
+GFP_USER = 0x100CC0
+GFP_HIGHUSER = 0x100CC2
+GFP_HIGHUSER_MOVABLE = 0x100CCA
+
+GFP_ZONEMASK = 0xF
+_VALID = 0xFFFDFF  # bit 9 is unassigned
+
+# Largest first, as Linux's __def_gfpflag_names: a composite name swallows its bits.
+_COMPOSITES = (
+    ("GFP_HIGHUSER_MOVABLE", GFP_HIGHUSER_MOVABLE),
+    ("GFP_HIGHUSER", GFP_HIGHUSER),
+    ("GFP_USER", GFP_USER),
+    ("GFP_KERNEL", GFP_KERNEL),
+    ("GFP_NOFS", GFP_NOFS),
+    ("GFP_ATOMIC", GFP_ATOMIC),
+    ("GFP_NOIO", GFP_NOIO),
+    ("GFP_NOWAIT", GFP_NOWAIT),
+    ("GFP_DMA", GFP_DMA),
+    ("__GFP_HIGHMEM", __GFP_HIGHMEM),
+    ("GFP_DMA32", GFP_DMA32),
+)
+FLAG_NAMES = (
+    ("__GFP_MOVABLE", __GFP_MOVABLE),
+    ("__GFP_RECLAIMABLE", __GFP_RECLAIMABLE),
+    ("__GFP_HIGH", __GFP_HIGH),
+    ("__GFP_IO", __GFP_IO),
+    ("__GFP_FS", __GFP_FS),
+    ("__GFP_ZERO", __GFP_ZERO),
+    ("__GFP_DIRECT_RECLAIM", __GFP_DIRECT_RECLAIM),
+    ("__GFP_KSWAPD_RECLAIM", __GFP_KSWAPD_RECLAIM),
+    ("__GFP_WRITE", __GFP_WRITE),
+    ("__GFP_NOWARN", __GFP_NOWARN),
+    ("__GFP_RETRY_MAYFAIL", __GFP_RETRY_MAYFAIL),
+    ("__GFP_NOFAIL", __GFP_NOFAIL),
+    ("__GFP_NORETRY", __GFP_NORETRY),
+    ("__GFP_MEMALLOC", __GFP_MEMALLOC),
+    ("__GFP_COMP", __GFP_COMP),
+    ("__GFP_NOMEMALLOC", __GFP_NOMEMALLOC),
+    ("__GFP_HARDWALL", __GFP_HARDWALL),
+    ("__GFP_THISNODE", __GFP_THISNODE),
+    ("__GFP_ACCOUNT", __GFP_ACCOUNT),
+    ("__GFP_ZEROTAGS", __GFP_ZEROTAGS),
+)
+
+
+def format_gfp(gfp: int) -> str:
+    """Linux's ``%pGg``: names joined by ``|``, unknown bits in hex, ``none`` for 0."""
+    if not gfp:
+        return "none"
+    names = []
+    for name, bits in _COMPOSITES + FLAG_NAMES:
+        if gfp & bits == bits:
+            names.append(name)
+            gfp &= ~bits
+    if gfp:
+        names.append(f"{gfp:#x}")
+    return "|".join(names)
+
+
+def gfp_zone(gfp: int) -> ZoneType:
+    """The highest zone that may satisfy ``gfp`` (Linux's gfp_zone).
+
+    Raises GfpError when more than one of DMA, HIGHMEM and DMA32 is asked for.
+    """
+    names = [n for n, b in _COMPOSITES[-3:] if gfp & b]
+    if len(names) > 1:
+        raise GfpError(f"gfp {gfp:#x}: {' and '.join(names)} exclude each other")
+    if gfp & __GFP_HIGHMEM:
+        return ZoneType.MOVABLE if gfp & __GFP_MOVABLE else ZoneType.HIGHMEM
+    if gfp & __GFP_DMA:
+        return ZoneType.DMA
+    if gfp & __GFP_DMA32:
+        return ZoneType.DMA32
+    return ZoneType.NORMAL
+
+
+def gfp_migratetype(gfp: int) -> MigrateType:
+    """The migratetype of the pages (Linux's gfp_migratetype).
+
+    Raises GfpError when both MOVABLE and RECLAIMABLE are asked for.
+    """
+    migratetype = (gfp >> 3) & 3
+    if migratetype == 3:
+        raise GfpError(f"gfp {gfp:#x}: __GFP_MOVABLE and __GFP_RECLAIMABLE exclude each other")
+    return MigrateType(migratetype)
+
+
+def check_gfp(gfp: int) -> None:
+    """Raise GfpError for bits that are no GFP flag."""
+    unknown = gfp & ~_VALID
+    if unknown or gfp < 0:
+        raise GfpError(f"gfp {gfp:#x}: {unknown:#x} is no GFP flag")

@@ -1,0 +1,528 @@
+"""The root of the memory manager: boot it on any RAM, or find one that is there.
+
+    ram.base                                    ram.base + 2 MiB
+    +-------------------+-----------------------+------------+--------------+------ ... --+
+    | firmware (nomap)  | free                  | vmcoreinfo | image        | free        |
+    +-------------------+-----------------------+------------+--------------+------ ... --+
+     ... ---------------+---------+---------+----------+
+     free               | boot    | memmap  | memblock |   top of RAM, by memblock_alloc
+     ... ---------------+---------+---------+----------+
+
+``struct vmcoreinfo`` is where everything starts: the first page of the kernel image, at VA
+KERNEL_LINK_ADDR (read-only) in every paging mode. From it ``attach`` rebuilds the Kernel
+object; ``boot`` writes RAM and then attaches to what it wrote, so there is one way in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from emu.paging import PAGE_SHIFT, PAGE_SIZE, SV39, PagingMode, mode_of_satp
+from emu.ram import Ram
+from mm.addrspace import (
+    KERNEL_END,
+    KERNEL_IMAGE_OFFSET,
+    KERNEL_LINK_ADDR,
+    MODULES_END,
+    MODULES_VADDR,
+    PAGE_STRUCT_SIZE,
+    Space,
+    layout_for,
+)
+from mm.buddy import Buddy
+from mm.errors import MmError
+from mm.hart import HartOps, NoHart
+from mm.kmalloc import NR_KMALLOC_CACHES, Kmalloc
+from mm.layout import IntArray, ListHead, Struct, nested, ptr, ptr_array, u64
+from mm.lists import Lists
+from mm.memblock import MEMBLOCK_NOMAP, MEMBLOCK_SIZE, Memblock
+from mm.page import (
+    ALLOCATED_WORD,
+    PG_RESERVED,
+    W_FLAGS,
+    W_TYPE_REF,
+    Page,
+    zone_flags,
+)
+from mm.pgtable import (
+    PAGE_KERNEL,
+    PAGE_KERNEL_EXEC,
+    PAGE_KERNEL_READ,
+    MmStruct,
+    PageTables,
+)
+from mm.slab import SLAB_HWCACHE_ALIGN
+from mm.slab.slub import KmemCacheStruct, Slub
+from mm.uaccess import Uaccess
+from mm.vma import AddressSpaces, VmArea
+from mm.vmalloc import Vmalloc, VmStruct
+from mm.zone import (
+    DEFAULT_ZONES,
+    MAX_ORDER_NR_PAGES,
+    PAGEBLOCK_ORDER,
+    ZONE_NAMES,
+    Zone,
+    ZoneConfig,
+    setup_per_zone_lowmem_reserve,
+    setup_per_zone_wmarks,
+    zone_ranges,
+)
+
+VMCOREINFO_MAGIC = int.from_bytes(b"pagewalk", "little")
+VMCOREINFO_VERSION = 1
+MIN_RAM_SIZE = 8 << 20
+MEMMAP_ALIGN = 2 << 20
+MAX_ZONES = 5
+# The struct pages of the memmap's own frames, after this many, are left zero like those of
+# deferred free blocks: they are 1/64 of RAM. Being reserved they are known by memblock.
+MEMMAP_INIT_PAGES = 1024
+
+IMAGE_PROT = {"r": PAGE_KERNEL_READ, "rx": PAGE_KERNEL_EXEC, "rw": PAGE_KERNEL}
+
+
+class Vmcoreinfo(Struct, c_name="vmcoreinfo"):
+    """The root of everything. ``*_pa`` are PAs, pointers are VAs, sizes are in bytes."""
+
+    magic = u64()
+    version = u64()
+    ram_base = u64()
+    ram_size = u64()
+    satp_mode = u64()
+    page_offset = u64()
+    vmemmap = ptr("struct page")
+    start_pfn = u64()  # the PFN of vmemmap[0]
+    memmap_pa = u64()
+    vmalloc_start = u64()
+    vmalloc_end = u64()
+    nr_zones = u64()
+    zones = ptr("struct zone")
+    zones_pa = u64()
+    pageblock_flags = ptr("uint8_t")  # a byte for each pageblock: migratetype ^ 1
+    pageblock_pa = u64()
+    memblock = ptr("struct memblock")
+    memblock_pa = u64()
+    swapper_pg_dir_pa = u64()
+    init_mm = ptr("struct mm_struct")
+    slab_caches = nested(ListHead)
+    mmlist = nested(ListHead)
+    vmap_area_list = nested(ListHead)
+    mm_cachep = ptr("struct kmem_cache")
+    vm_area_cachep = ptr("struct kmem_cache")
+    vmap_area_cachep = ptr("struct kmem_cache")
+    kmalloc_caches = ptr_array("struct kmem_cache", NR_KMALLOC_CACHES)
+    asid_next = u64()
+
+
+@dataclass(frozen=True)
+class ImageSegment:
+    """A part of the kernel image, already in RAM at ``pa``, linked to run at ``va``.
+
+    ``va - KERNEL_LINK_ADDR`` equals ``pa - ram.base - 2 MiB``; ``prot`` is "r", "rx" or
+    "rw". Starts on a page and takes whole pages (``size`` in bytes is rounded up).
+    """
+
+    pa: int
+    va: int
+    size: int
+    prot: str
+
+    @property
+    def end(self) -> int:
+        """PA of the first byte after its last page."""
+        return -(-(self.pa + self.size) // PAGE_SIZE) * PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a machine is booted with. ``firmware_size`` in bytes, from the start of RAM, at
+    most 2 MiB; ``reserved``: further ``(pa, size)`` that nobody may allocate."""
+
+    paging: PagingMode = SV39
+    zones: ZoneConfig = DEFAULT_ZONES
+    firmware_size: int = 2 << 20
+    image: tuple[ImageSegment, ...] = ()
+    reserved: tuple[tuple[int, int], ...] = ()
+    eager: bool = False  # list every free block at boot (to compare with)
+
+
+class Kernel:
+    """A memory manager that is in RAM: views and operations, no state of its own.
+
+    Raises MmError when there is none in ``ram``.
+    """
+
+    def __init__(self, ram: Ram, hart: HartOps) -> None:
+        info_pa = ram.base + KERNEL_IMAGE_OFFSET
+        if not ram.contains(info_pa, PAGE_SIZE) or ram.read64(info_pa) != VMCOREINFO_MAGIC:
+            raise MmError(f"no vmcoreinfo at {info_pa:#x}: no kernel was booted in this RAM")
+        info = self.vmcoreinfo = Vmcoreinfo(ram, info_pa)
+        if info.version != VMCOREINFO_VERSION:
+            raise MmError(f"vmcoreinfo version {info.version}, not {VMCOREINFO_VERSION}")
+        if info.ram_base != ram.base or info.ram_size != ram.size:
+            raise MmError(
+                f"vmcoreinfo is of RAM of {info.ram_size:#x} bytes at {info.ram_base:#x}, "
+                f"this is {ram.size:#x} at {ram.base:#x}"
+            )
+        mode = mode_of_satp(info.satp_mode << 60)
+        if mode is None or info.nr_zones > MAX_ZONES:
+            raise MmError(f"vmcoreinfo at {info_pa:#x} is corrupt")
+        self.ram = ram
+        self.hart = hart
+        self.mode = mode
+        self.layout = layout_for(mode, ram.size)
+        self.space = Space(ram, self.layout, info.memmap_pa)
+        self.lists = Lists(self.space)
+        self.memblock = Memblock(ram, info.memblock_pa)
+        self.zones = [Zone(ram, info.zones_pa + i * Zone.SIZE) for i in range(info.nr_zones)]
+        self.buddy = Buddy(self.space, self.lists, self.zones, info.pageblock_pa)
+        self.init_mm = MmStruct(ram, self.space.pa(info.init_mm))
+        va = self.space.va(info_pa)
+        mmlist = va + Vmcoreinfo.offset_of("mmlist")
+        self.pgtable = PageTables(self.space, self.lists, self.buddy, hart, self.init_mm, mmlist)
+        self.slab = Slub(
+            self.space, self.lists, self.buddy, va + Vmcoreinfo.offset_of("slab_caches")
+        )
+        self.kmalloc_caches = Kmalloc(self.space, self.buddy, self.slab, info.kmalloc_caches)
+        self.uaccess = Uaccess(self.pgtable)
+        if info.kmalloc_caches[0]:
+            self._attach_objects()
+
+    def _attach_objects(self) -> None:
+        """The parts that stand on slab caches."""
+        info = self.vmcoreinfo
+        va = self.space.va(info.pa)
+        self.kmalloc_caches.load()
+        self.vmalloc_areas = Vmalloc(
+            self.space,
+            self.lists,
+            self.buddy,
+            self.pgtable,
+            self.kmalloc_caches,
+            self.slab.cache_at(info.vmap_area_cachep),
+            va + Vmcoreinfo.offset_of("vmap_area_list"),
+        )
+        self.address_spaces = AddressSpaces(
+            self.space,
+            self.lists,
+            self.buddy,
+            self.pgtable,
+            self.hart,
+            self.slab.cache_at(info.mm_cachep),
+            self.slab.cache_at(info.vm_area_cachep),
+            va + Vmcoreinfo.offset_of("mmlist"),
+            IntArray(self.ram, info.pa + Vmcoreinfo.offset_of("asid_next"), 1),
+        )
+        # Linux's flat names.
+        self.alloc_pages = self.buddy.alloc_pages
+        self.alloc_page = self.buddy.alloc_page
+        self.alloc_pages_bulk = self.buddy.alloc_pages_bulk
+        self.free_pages = self.buddy.free_pages
+        self.free_page = self.buddy.free_page
+        self.kmalloc = self.kmalloc_caches.kmalloc
+        self.kzalloc = self.kmalloc_caches.kzalloc
+        self.kfree = self.kmalloc_caches.kfree
+        self.ksize = self.kmalloc_caches.ksize
+        self.kmem_cache_create = self.slab.create
+        self.vmalloc = self.vmalloc_areas.vmalloc
+        self.vzalloc = self.vmalloc_areas.vzalloc
+        self.vmalloc_range = self.vmalloc_areas.vmalloc_range
+        self.module_alloc = self.vmalloc_areas.module_alloc
+        self.vfree = self.vmalloc_areas.vfree
+        self.set_memory = self.vmalloc_areas.set_memory
+        self.find_vm_area = self.vmalloc_areas.find_vm_area
+        self.mm_alloc = self.address_spaces.mm_alloc
+        self.mmdrop = self.address_spaces.mmdrop
+        self.exit_mmap = self.address_spaces.exit_mmap
+        self.mmap_region = self.address_spaces.mmap_region
+        self.munmap = self.address_spaces.munmap
+        self.mprotect = self.address_spaces.mprotect
+        self.find_vma = self.address_spaces.find_vma
+        self.copy_from_user = self.uaccess.copy_from_user
+        self.copy_to_user = self.uaccess.copy_to_user
+        self.strncpy_from_user = self.uaccess.strncpy_from_user
+
+    # conversions
+
+    def va(self, pa: int) -> int:
+        """``__va``: the direct map's VA. Raises BadAddress."""
+        return self.space.va(pa)
+
+    def pa(self, va: int) -> int:
+        """``__pa`` of the direct map, vmemmap or the image. Raises BadAddress."""
+        return self.space.pa(va)
+
+    def page(self, pfn: int) -> Page:
+        """``pfn_to_page``, as a view. Raises BadAddress if ``pfn`` is no frame of RAM."""
+        self.space.va(pfn << PAGE_SHIFT)
+        return Page(self.ram, self.space.page_pa(pfn))
+
+    def satp(self, mm: MmStruct | None = None) -> int:
+        """The satp that selects ``mm``, or the kernel's own tables."""
+        return self.pgtable.satp(mm or self.init_mm)
+
+    def page_is_reserved(self, pfn: int) -> bool:
+        """Whether a frame is reserved: PG_reserved, or in a reserved region of memblock."""
+        return self.memblock.is_reserved(pfn << PAGE_SHIFT)
+
+    def memmap_implicit(self) -> tuple[int, int]:
+        """The frames ``[start, end)`` (PFN) of the memmap whose struct page stays zero."""
+        start = self.space.memmap_pa >> PAGE_SHIFT
+        pages = self.ram.size >> PAGE_SHIFT
+        end = start + -(-pages * PAGE_STRUCT_SIZE // PAGE_SIZE)
+        return min(start + MEMMAP_INIT_PAGES, end), end
+
+    def reserved_pfn_ranges(self) -> list[tuple[int, int]]:
+        """The frames ``[start, end)`` that carry PG_reserved: all that memblock has reserved
+        but those of memmap_implicit()."""
+        low, high = self.memmap_implicit()
+        ranges = []
+        for region in self.memblock.reserved:
+            start, end = region.base >> PAGE_SHIFT, -(-region.end // PAGE_SIZE)
+            ranges += [(start, min(end, low)), (max(start, high), end)]
+        return [(start, end) for start, end in ranges if start < end]
+
+    # what Linux prints
+
+    @property
+    def log(self) -> list[str]:
+        """The boot messages, in dmesg's style; made from what is in RAM."""
+        return list(_boot_log(self))
+
+
+def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) -> Kernel:
+    """Build the memory manager in ``ram`` and return it.
+
+    The memmap is taken to be zero, as fresh RAM is; a kernel that was booted before in the
+    same RAM is recognised and its remains are cleared. Raises ValueError when RAM is too
+    small (below 8 MiB) or too large for the mode, or when the config contradicts itself.
+    """
+    config = config or Config()
+    hart = hart or NoHart()
+    layout = layout_for(config.paging, ram.size)
+    info_pa = ram.base + KERNEL_IMAGE_OFFSET
+    if ram.size < MIN_RAM_SIZE:
+        raise ValueError(f"RAM of {ram.size >> 10} KiB: the kernel needs at least 8 MiB")
+    taken = _check_config(ram, config)
+    was_booted = ram.read64(info_pa) == VMCOREINFO_MAGIC
+
+    # The memory map, at the top of RAM.
+    memblock_pa = _highest_hole(ram, taken, MEMBLOCK_SIZE)
+    memblock = Memblock.create(ram, memblock_pa, layout.page_offset)
+    memblock.memblock_add(ram.base, ram.size)
+    memblock.memblock_reserve(memblock_pa, MEMBLOCK_SIZE)
+    for start, end in taken:
+        memblock.memblock_reserve(start, end - start)
+    if config.firmware_size:
+        memblock.memblock_mark_nomap(ram.base, config.firmware_size)
+
+    # The memmap and the other boot structures.
+    pages = ram.size >> PAGE_SHIFT
+    memmap_size = -(-pages * PAGE_STRUCT_SIZE // PAGE_SIZE) * PAGE_SIZE
+    align = MEMMAP_ALIGN if memmap_size >= MEMMAP_ALIGN else PAGE_SIZE
+    memmap_pa = memblock.memblock_alloc(memmap_size, align)
+    if was_booted:
+        ram.fill(memmap_pa, memmap_size)
+    ranges = zone_ranges(config.zones, ram.base >> PAGE_SHIFT, ram.end >> PAGE_SHIFT)
+    start_block = ram.base >> PAGE_SHIFT >> PAGEBLOCK_ORDER
+    blocks = ((ram.end - 1) >> PAGE_SHIFT >> PAGEBLOCK_ORDER) - start_block + 1
+    zones_size = len(ranges) * Zone.SIZE
+    boot_size = zones_size + MmStruct.SIZE + KmemCacheStruct.SIZE + blocks
+    boot_size = -(-boot_size // PAGE_SIZE) * PAGE_SIZE
+    zones_pa = memblock.memblock_alloc(boot_size)
+    ram.fill(zones_pa, boot_size)
+    init_mm_pa = zones_pa + zones_size
+    boot_cache_pa = init_mm_pa + MmStruct.SIZE
+    pageblock_pa = boot_cache_pa + KmemCacheStruct.SIZE
+
+    # vmcoreinfo.
+    ram.fill(info_pa, PAGE_SIZE)
+    info = Vmcoreinfo(ram, info_pa)
+    space = Space(ram, layout, memmap_pa)
+    lists = Lists(space)
+    info.version = VMCOREINFO_VERSION
+    info.ram_base, info.ram_size = ram.base, ram.size
+    info.satp_mode = config.paging.satp_mode
+    info.page_offset, info.vmemmap = layout.page_offset, layout.vmemmap_start
+    info.vmalloc_start, info.vmalloc_end = layout.vmalloc_start, layout.vmalloc_end
+    info.start_pfn, info.memmap_pa = space.start_pfn, memmap_pa
+    info.nr_zones, info.zones, info.zones_pa = len(ranges), space.va(zones_pa), zones_pa
+    info.pageblock_flags, info.pageblock_pa = space.va(pageblock_pa), pageblock_pa
+    info.memblock, info.memblock_pa = space.va(memblock_pa), memblock_pa
+    info.init_mm = space.va(init_mm_pa)
+    info.asid_next = 1
+    for name in ("slab_caches", "mmlist", "vmap_area_list"):
+        lists.init(space.va(info_pa) + Vmcoreinfo.offset_of(name))
+
+    # Zones and the page allocator.
+    free = [
+        (-(-r.base // PAGE_SIZE), r.end >> PAGE_SHIFT)
+        for r in memblock.free_ranges()
+        if -(-r.base // PAGE_SIZE) < r.end >> PAGE_SHIFT
+    ]
+    for i, (kind, start, end) in enumerate(ranges):
+        zone = Zone(ram, zones_pa + i * Zone.SIZE)
+        zone.zone_idx, zone.name = kind, ZONE_NAMES[kind]
+        zone.zone_start_pfn, zone.spanned_pages, zone.present_pages = (
+            start,
+            end - start,
+            end - start,
+        )
+        zone.managed_pages = sum(max(0, min(e, end) - max(s, start)) for s, e in free)
+    info.magic = VMCOREINFO_MAGIC
+    kernel = Kernel(ram, hart)
+    _init_reserved_pages(kernel)
+    kernel.buddy.init_lists()
+    for zone in kernel.zones:
+        pieces = [
+            (max(s, zone.zone_start_pfn), min(e, zone.zone_end_pfn))
+            for s, e in free
+            if max(s, zone.zone_start_pfn) < min(e, zone.zone_end_pfn)
+        ]
+        whole = [p for p in pieces if _has_max_order_block(*p)]
+        for piece in pieces:
+            defer = not config.eager and bool(whole) and piece == whole[-1]
+            kernel.buddy.free_boot_range(zone.zone_idx, *piece, defer=defer)
+    setup_per_zone_wmarks(kernel.zones)
+    setup_per_zone_lowmem_reserve(kernel.zones)
+
+    _map_kernel(kernel, config)
+    info.swapper_pg_dir_pa = kernel.pgtable.root(kernel.init_mm)
+
+    kernel.slab.bootstrap(boot_cache_pa)
+    kernel.kmalloc_caches.create_caches()
+    create = kernel.slab.create
+    info.mm_cachep = create("mm_struct", MmStruct.SIZE, flags=SLAB_HWCACHE_ALIGN).va
+    info.vm_area_cachep = create("vm_area_struct", VmArea.SIZE).va
+    info.vmap_area_cachep = create("vmap_area", VmStruct.SIZE).va
+    kernel._attach_objects()
+    return kernel
+
+
+def attach(ram: Ram, hart: HartOps | None = None) -> Kernel:
+    """The kernel that is in ``ram`` already. Raises MmError if there is none."""
+    return Kernel(ram, hart or NoHart())
+
+
+def _check_config(ram: Ram, config: Config) -> list[tuple[int, int]]:
+    """The PA ranges that are taken from the start. Raises ValueError."""
+    image_pa = ram.base + KERNEL_IMAGE_OFFSET
+    if not 0 <= config.firmware_size <= KERNEL_IMAGE_OFFSET or config.firmware_size % PAGE_SIZE:
+        raise ValueError(f"firmware of {config.firmware_size:#x} bytes: whole pages up to 2 MiB")
+    taken = [(image_pa, image_pa + PAGE_SIZE)]
+    if config.firmware_size:
+        taken.append((ram.base, ram.base + config.firmware_size))
+    for s in config.image:
+        if s.pa % PAGE_SIZE or s.size <= 0 or not ram.contains(s.pa, s.end - s.pa):
+            raise ValueError(f"image segment at {s.pa:#x}: not whole pages of RAM")
+        if s.va - KERNEL_LINK_ADDR != s.pa - image_pa or s.va + s.size > KERNEL_END:
+            raise ValueError(
+                f"image segment at PA {s.pa:#x} must be linked at "
+                f"{KERNEL_LINK_ADDR + s.pa - image_pa:#x}, not {s.va:#x}"
+            )
+        if s.prot not in IMAGE_PROT:
+            raise ValueError(f"image segment at {s.pa:#x}: prot {s.prot!r} is not r, rx or rw")
+        taken.append((s.pa, s.end))
+    for (_, end), (start, _) in zip(sorted(taken), sorted(taken)[1:], strict=False):
+        if start < end:
+            raise ValueError(
+                f"the image overlaps itself, firmware or vmcoreinfo at {start:#x}: "
+                f"segments start at {image_pa + PAGE_SIZE:#x} or above"
+            )
+    for pa, size in config.reserved:
+        if size <= 0 or not ram.contains(pa, size):
+            raise ValueError(f"reserved range of {size:#x} bytes at {pa:#x} is not RAM")
+        taken.append((pa // PAGE_SIZE * PAGE_SIZE, -(-(pa + size) // PAGE_SIZE) * PAGE_SIZE))
+    return sorted(taken)
+
+
+def _highest_hole(ram: Ram, taken: Iterable[tuple[int, int]], size: int) -> int:
+    """The highest PA with ``size`` bytes that are not taken. Raises ValueError."""
+    top = ram.end
+    for start, end in sorted(taken, key=lambda r: -r[1]):
+        if top - end >= size:
+            break
+        top = min(top, start)
+    if top - size < ram.base:
+        raise ValueError("the reserved ranges leave no room for the kernel")
+    return top - size
+
+
+def _has_max_order_block(start: int, end: int) -> bool:
+    first = -(-start // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
+    return first + MAX_ORDER_NR_PAGES <= end
+
+
+def _init_reserved_pages(kernel: Kernel) -> None:
+    """Mark the frames of every reserved region (memmap_init_reserved_pages)."""
+    for zone in kernel.zones:
+        for start, end in kernel.reserved_pfn_ranges():
+            start, end = max(start, zone.zone_start_pfn), min(end, zone.zone_end_pfn)
+            if start < end:
+                pages = kernel.buddy._pages(start, end - start)
+                pages[:, W_FLAGS] = zone_flags(zone.zone_idx) | PG_RESERVED
+                pages[:, W_TYPE_REF] = ALLOCATED_WORD
+
+
+def _map_kernel(kernel: Kernel, config: Config) -> None:
+    """Build swapper_pg_dir: direct map, vmemmap, image, roots of vmalloc and modules."""
+    ram, layout, pgtable, mm = kernel.ram, kernel.layout, kernel.pgtable, kernel.init_mm
+    pgtable.pgd_alloc(mm)
+    pgtable.preallocate_pgd_range(layout.vmalloc_start, layout.vmalloc_end)
+    pgtable.preallocate_pgd_range(MODULES_VADDR, MODULES_END)
+    # Text and rodata must not be writable through their alias.
+    read_only = sorted((s.pa, s.end) for s in config.image if "w" not in s.prot)
+    for region in kernel.memblock.memory:
+        if region.flags & MEMBLOCK_NOMAP:
+            continue
+        at = region.base
+        for start, end in [*read_only, (region.end, region.end)]:
+            if start > at:
+                pgtable.map_range(mm, kernel.va(at), at, start - at, PAGE_KERNEL)
+            if end > start:
+                pgtable.map_range(mm, kernel.va(start), start, end - start, PAGE_KERNEL_READ)
+            at = max(at, end)
+    info_pa = kernel.vmcoreinfo.pa
+    pgtable.map_range(mm, KERNEL_LINK_ADDR, info_pa, PAGE_SIZE, PAGE_KERNEL_READ)
+    for s in config.image:
+        pgtable.map_range(mm, s.va, s.pa, s.end - s.pa, IMAGE_PROT[s.prot])
+    memmap_pa = kernel.space.memmap_pa
+    size = -(-(ram.size >> PAGE_SHIFT) * PAGE_STRUCT_SIZE // PAGE_SIZE) * PAGE_SIZE
+    pgtable.map_range(mm, layout.vmemmap_start, memmap_pa, size, PAGE_KERNEL)
+
+
+def _boot_log(kernel: Kernel) -> Iterable[str]:
+    layout, ram = kernel.layout, kernel.ram
+    for region in kernel.memblock.reserved:
+        yield f"memblock_reserve: [{region.base:#018x}-{region.end - 1:#018x}]"
+    yield "Zone ranges:"
+    for zone in kernel.zones:
+        start, end = zone.zone_start_pfn << PAGE_SHIFT, (zone.zone_end_pfn << PAGE_SHIFT) - 1
+        if zone.spanned_pages:
+            yield f"  {zone.name:<8} [mem {start:#018x}-{end:#018x}]"
+        else:
+            yield f"  {zone.name:<8} empty"
+    yield "Early memory node ranges"
+    for region in kernel.memblock.memory:
+        yield f"  node   0: [mem {region.base:#018x}-{region.end - 1:#018x}]"
+    yield f"Initmem setup node 0 [mem {ram.base:#018x}-{ram.end - 1:#018x}]"
+    managed = sum(z.managed_pages for z in kernel.zones) << (PAGE_SHIFT - 10)
+    total = ram.size >> 10
+    reserved = total - managed
+    yield f"Memory: {managed}K/{total}K available ({reserved}K reserved)"
+    yield "Virtual kernel memory layout:"
+    areas = (
+        ("vmemmap", layout.vmemmap_start, layout.vmemmap_start + layout.vmemmap_size),
+        ("vmalloc", layout.vmalloc_start, layout.vmalloc_end),
+        ("modules", MODULES_VADDR, MODULES_END),
+        ("lowmem", layout.page_offset, layout.page_offset + ram.size),
+        ("kernel", KERNEL_LINK_ADDR, (1 << 64) - 1),
+    )
+    for name, low, high in areas:
+        size, unit = high - low, "B"
+        for scale, letter in ((50, "PB"), (40, "TB"), (30, "GB"), (20, "MB"), (10, "kB")):
+            if size >= 1 << scale:
+                size, unit = size >> scale, letter
+                break
+        yield f"      {name:>7} : {low:#018x} - {high:#018x}   ({size:4d} {unit})"
+    yield "SLUB: HWalign=64, Order=0-3, MinObjects=0, CPUs=1, Nodes=1"

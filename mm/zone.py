@@ -1,0 +1,158 @@
+"""Zones: ranges of frames with their own free lists, counters and watermarks.
+
+A machine has the zones of its configuration; riscv64's default is DMA32 below 4 GiB,
+Normal above, Movable empty. Zone numbers are always those of ``ZoneType``.
+
+**Deferred blocks.** Boot must not touch the struct page of every block of a huge machine.
+The last large free range of a zone, in whole max-order blocks, stays implicit: it is
+``[first_deferred_pfn, deferred_end_pfn)``, its struct pages are zero, yet it is counted in
+nr_free_pages and in free_area[10].nr_free. Eager boot would have put those blocks, in
+ascending order, at the tail of the order-10 Movable list, and nothing but boot ever adds
+to a tail there; so listing them when that list runs dry (Linux's deferred_grow_zone) gives
+the very order of allocations that an eager boot gives.
+
+Watermarks and lowmem_reserve are computed here by Linux's formulas
+(__setup_per_zone_wmarks, setup_per_zone_lowmem_reserve).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import isqrt
+
+from emu.ram import PAGE_SHIFT
+from mm.gfp import MAX_NR_ZONES, MIGRATE_TYPES, ZoneType
+from mm.layout import ListHead, Struct, array_of, chars, s32, u64, u64_array
+
+MAX_PAGE_ORDER = 10
+NR_PAGE_ORDERS = MAX_PAGE_ORDER + 1
+MAX_ORDER_NR_PAGES = 1 << MAX_PAGE_ORDER
+PAGEBLOCK_ORDER = 9
+PAGEBLOCK_NR_PAGES = 1 << PAGEBLOCK_ORDER
+PAGE_ALLOC_COSTLY_ORDER = 3
+LISTED_AT_BOOT_PAGES = 128 << 20 >> PAGE_SHIFT  # the part of a zone that boot lists
+
+WMARK_MIN, WMARK_LOW, WMARK_HIGH, WMARK_PROMO = range(4)
+
+LOWMEM_RESERVE_RATIO = {
+    ZoneType.DMA: 256,
+    ZoneType.DMA32: 256,
+    ZoneType.NORMAL: 32,
+    ZoneType.HIGHMEM: 0,
+    ZoneType.MOVABLE: 0,
+}
+ZONE_NAMES = {
+    ZoneType.DMA: "DMA",
+    ZoneType.DMA32: "DMA32",
+    ZoneType.NORMAL: "Normal",
+    ZoneType.HIGHMEM: "HighMem",
+    ZoneType.MOVABLE: "Movable",
+}
+
+
+class FreeArea(Struct, c_name="free_area"):
+    """The free blocks of one order."""
+
+    free_list = array_of(ListHead, MIGRATE_TYPES)
+    nr_free = u64()
+
+
+class Zone(Struct, c_name="zone"):
+    """One zone. PFNs and counts in pages."""
+
+    _watermark = u64_array(4)
+    watermark_boost = u64()
+    lowmem_reserve = u64_array(MAX_NR_ZONES)
+    zone_idx = s32()
+    node = s32()
+    zone_start_pfn = u64()
+    spanned_pages = u64()
+    present_pages = u64()
+    managed_pages = u64()
+    nr_free_pages = u64()  # vm_stat[NR_FREE_PAGES]
+    first_deferred_pfn = u64()
+    deferred_end_pfn = u64()
+    name = chars(8)
+    free_area = array_of(FreeArea, NR_PAGE_ORDERS)
+
+    @property
+    def zone_end_pfn(self) -> int:
+        """The PFN after the zone's last."""
+        return self.zone_start_pfn + self.spanned_pages
+
+    @property
+    def type(self) -> ZoneType:
+        return ZoneType(self.zone_idx)
+
+
+# (zone, PA after its last byte); None is "to the end of RAM". Empty zones are allowed.
+ZoneConfig = tuple[tuple[ZoneType, int | None], ...]
+DEFAULT_ZONES: ZoneConfig = (
+    (ZoneType.DMA32, 4 << 30),
+    (ZoneType.NORMAL, None),
+    (ZoneType.MOVABLE, None),
+)
+
+
+def zone_ranges(config: ZoneConfig, start: int, end: int) -> list[tuple[ZoneType, int, int]]:
+    """``(zone, start_pfn, end_pfn)`` of each configured zone over RAM ``[start, end)`` (PFN).
+
+    Raises ValueError when zones are out of order, overlap, or leave RAM uncovered.
+    """
+    ranges = []
+    at = start
+    previous = -1
+    for zone, limit_pa in config:
+        if zone <= previous:
+            raise ValueError(f"zones must be listed lowest first, each once: {zone.name}")
+        previous = zone
+        limit = end if limit_pa is None else min(end, max(at, limit_pa >> PAGE_SHIFT))
+        if at < limit < end and limit % MAX_ORDER_NR_PAGES:
+            raise ValueError(f"zone {zone.name} must end on a max-order block, not {limit_pa:#x}")
+        ranges.append((zone, at, limit))
+        at = limit
+    if at != end:
+        raise ValueError(f"the zones end at {at << PAGE_SHIFT:#x}, RAM at {end << PAGE_SHIFT:#x}")
+    return ranges
+
+
+def min_free_kbytes(lowmem_pages: int) -> int:
+    """calculate_min_free_kbytes, from the managed pages of all zones below HighMem (kB)."""
+    return min(max(isqrt(lowmem_pages * 4 * 16), 128), 262144)
+
+
+def setup_per_zone_wmarks(zones: Iterable[Zone]) -> None:
+    """Set ``_watermark[4]`` of every zone (__setup_per_zone_wmarks)."""
+    zones = list(zones)
+    lowmem = sum(z.managed_pages for z in zones if z.type < ZoneType.HIGHMEM)
+    pages_min = min_free_kbytes(lowmem) >> (PAGE_SHIFT - 10)
+    for zone in zones:
+        managed = zone.managed_pages
+        share = pages_min * managed // lowmem if lowmem else 0
+        # HighMem and Movable only need enough for the atomic copies through them.
+        is_high = zone.type >= ZoneType.HIGHMEM
+        minimum = min(max(managed // 1024, 32), 128) if is_high else share
+        distance = max(share // 4, managed * 10 // 10000)
+        for mark in range(4):
+            zone._watermark[mark] = minimum + mark * distance
+
+
+def setup_per_zone_lowmem_reserve(zones: Sequence[Zone]) -> None:
+    """Set ``lowmem_reserve[j]``: what a zone keeps from requests that could use zone j."""
+    managed = {z.type: z.managed_pages for z in zones}
+    for zone in zones:
+        ratio = LOWMEM_RESERVE_RATIO[zone.type]
+        above = 0
+        for j in ZoneType:
+            if j <= zone.type:
+                zone.lowmem_reserve[j] = 0
+                continue
+            above += managed.get(j, 0)
+            keep = ratio and zone.managed_pages
+            zone.lowmem_reserve[j] = above // ratio if keep else 0
+
+
+def build_zonelist(zones: Sequence[Zone], highest: int) -> list[Zone]:
+    """The populated zones that a request up to ``highest`` may use, best first."""
+    usable = [z for z in zones if z.zone_idx <= highest and z.managed_pages]
+    return sorted(usable, key=lambda z: -z.zone_idx)
