@@ -31,7 +31,7 @@ _ROM_PARAMETERS_SIZE = 16
 class Machine:
     """``ram_size`` bytes of RAM, one hart, UART, finisher; ``output`` gets console bytes.
 
-    ``access`` is `emu.hart.Hart`'s. Raises ValueError for an impossible RAM size.
+    ``poll_input`` gives the console bytes that have arrived, or none. ``access`` is `emu.hart.Hart`'s. Raises ValueError for an impossible RAM size.
     """
 
     def __init__(
@@ -39,11 +39,12 @@ class Machine:
         ram_size: int = board.RAM_SIZE_DEFAULT,
         output: Callable[[bytes], None] = lambda data: None,
         access: str = "auto",
+        poll_input: Callable[[], bytes] = lambda: b"",
     ) -> None:
         self.output = output
         self.ram = Ram(ram_size, board.DRAM_BASE)
         self.hart = Hart(self.ram, access)
-        self.uart = Uart(board.UART_BASE, output)
+        self.uart = Uart(board.UART_BASE, output, poll=poll_input)
         self.devices: list[Device] = []
         self._callbacks: list[Any] = []
         self._rom: mmap.mmap | None = None

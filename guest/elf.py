@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ _EM_RISCV = "EM_RISCV"
 _R_RISCV_RELATIVE = 3
 _SEGMENTS_MAX = 256
 _VA_MAX = 1 << 64
+
+
+SymbolEntry = tuple[int, int, str]
 
 
 class ElfError(Exception):
@@ -39,17 +44,22 @@ class Segment:
 
 @dataclass(frozen=True)
 class Elf:
-    """A checked ELF: entry VA, segments by address, symbols as ``(va, size, name)``."""
+    """A checked ELF: entry VA, segments by address, what a loader needs of the rest."""
 
     path: str
     entry: int
     is_position_independent: bool
     segments: tuple[Segment, ...]
-    symbols: tuple[tuple[int, int, str], ...] = field(repr=False)
+    read_symbols: Callable[[], list[SymbolEntry]] = field(repr=False)
     relative_relocations: tuple[tuple[int, int], ...] = field(repr=False)  # (offset, addend)
     info: tuple[str, ...]  # .modinfo: "tag=text"
     header_va: int  # where the program headers are in memory, 0: nowhere
     header_count: int
+
+    @cached_property
+    def symbols(self) -> list[SymbolEntry]:
+        """``(va, size, name)``, read when first asked for: a run without faults never does."""
+        return self.read_symbols()
 
     @property
     def start(self) -> int:
@@ -131,7 +141,7 @@ def _parse(data: bytes, name: str) -> Elf:
         entry,
         kind == "ET_DYN",
         tuple(segments),
-        tuple(_symbols(file)),
+        lambda: _symbols(file, name),
         tuple(_relocations(file, segments, name)),
         tuple(_modinfo(file)),
         header_va,
@@ -177,11 +187,17 @@ def _segments(data: bytes, headers: list[Any], name: str) -> list[Segment]:
     return found
 
 
-def _symbols(file: Any) -> list[tuple[int, int, str]]:
-    table = file.get_section_by_name(".symtab")
-    if table is None:
-        return []
+def _symbols(file: Any, name: str) -> list[SymbolEntry]:
+    """Raises ElfError for a damaged table."""
     kinds = ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE")
+    try:
+        table = file.get_section_by_name(".symtab")
+        return [] if table is None else _named_symbols(table, kinds)
+    except Exception as e:  # pyelftools raises whatever its parsers stumble over
+        raise ElfError(f"{name}: damaged symbol table ({type(e).__name__}: {e})") from e
+
+
+def _named_symbols(table: Any, kinds: tuple[str, ...]) -> list[SymbolEntry]:
     return [
         (s["st_value"], s["st_size"], s.name)
         for s in table.iter_symbols()

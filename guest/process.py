@@ -54,7 +54,7 @@ class Process:
         self.output = output
         self.input = read_input
         self.pid = pid
-        self.name = elf.path.rsplit("/", 1)[-1]
+        self.name = elf.path.rsplit("/", 1)[-1].removesuffix(".elf")
         self.mm: MmStruct = kernel.mm_alloc()
         try:
             self.bias = self._load(elf)
@@ -93,7 +93,8 @@ class Process:
                     f"{elf.path}: segment at {segment.va:#x}-{segment.end:#x} is outside of "
                     f"user space ({PAGE_SIZE:#x}-{limit:#x})"
                 )
-        for start, end, _flags_of_page in _page_ranges(elf):
+        ranges = _page_ranges(elf)
+        for start, end, _ in ranges:
             try:
                 # Writable while it is filled; then as the segment says.
                 size = end - start
@@ -107,7 +108,7 @@ class Process:
         for offset, addend in elf.relative_relocations:
             value = (addend + bias) & (1 << 64) - 1
             self.kernel.copy_to_user(self.mm, offset + bias, value.to_bytes(8, "little"))
-        for start, end, flags in _page_ranges(elf):
+        for start, end, flags in ranges:
             try:
                 self.kernel.mprotect(self.mm, start + bias, end - start, flags)
             except ValueError as e:

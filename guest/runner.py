@@ -8,6 +8,7 @@ kernel    Python is firmware and kernel: U-mode programs and kernel modules
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -53,9 +54,11 @@ class Options:
     trace: str | None = None
     access: str = "auto"
     output: Callable[[bytes], None] = lambda data: None
-    log: Callable[[str], None] = lambda line: None
+    log: Callable[[str], None] = lambda line: None  # what modules print
+    boot_log: Callable[[str], None] = lambda line: None
     trace_line: Callable[[str], None] = lambda line: None
-    read_input: Callable[[int], bytes] = lambda size: b""
+    read_input: Callable[[int], bytes] = lambda size: b""  # waits; b"" is the end
+    poll_input: Callable[[], bytes] = lambda: b""  # does not wait
 
 
 @dataclass
@@ -139,13 +142,13 @@ def physical_entry(elf: Elf) -> int:
 
 def make_physical(elf: Elf, kind: str, options: Options) -> tuple[Machine, Symbols]:
     """A bare or firmware machine with ``elf`` loaded, at its reset. Raises ElfError."""
-    machine = Machine(options.ram_size, options.output, options.access)
+    machine = Machine(options.ram_size, options.output, options.access, options.poll_input)
     ram = machine.ram
     entry = physical_entry(elf)
     if kind == "firmware":
         load_physical(machine, elf, ram.base + FIRMWARE_SIZE)
         ram.write(ram.base, images.start_code(entry))
-        sbi = Sbi(machine.hart, ram, options.output, _byte_reader(options))
+        sbi = Sbi(machine.hart, ram, options.output, _byte_reader(options.poll_input))
         machine.hart.handlers[Priv.M.value] = sbi.handle
         entry = ram.base
     else:
@@ -154,13 +157,18 @@ def make_physical(elf: Elf, kind: str, options: Options) -> tuple[Machine, Symbo
         if tohost is not None:
             machine.set_htif(tohost, elf.symbol("fromhost"))
     machine.set_rom(images.reset_code(), entry)
-    return machine, Symbols(elf.symbols)
+    symbols = Symbols()
+    symbols.add_source(lambda: elf.symbols)
+    return machine, symbols
 
 
-def _byte_reader(options: Options) -> Callable[[], int | None]:
+def _byte_reader(poll: Callable[[], bytes]) -> Callable[[], int | None]:
+    waiting: deque[int] = deque()
+
     def read() -> int | None:
-        data = options.read_input(1)
-        return data[0] if data else None
+        if not waiting:
+            waiting.extend(poll())
+        return waiting.popleft() if waiting else None
 
     return read
 
@@ -211,6 +219,8 @@ def boot_system(options: Options) -> System:
     _attach_trace(system.hart, options, system.symbols)
     with stop_on_ctrl_c(system.hart):
         system.boot()
+    for line in system.kernel.log:
+        options.boot_log(line)
     return system
 
 
@@ -222,7 +232,8 @@ def _attach_trace(hart: Hart, options: Options, symbols: Symbols) -> None:
 def describe(program: str, kind: str, hart: Hart, stop: Stop, symbols: Symbols) -> Outcome:
     """What a Stop means for the user."""
     pc = hart.pc
-    name = symbols.name(pc)
+    # At an orderly end the symbols are not needed, and reading them takes its time.
+    name = None if stop.reason is StopReason.EXIT else symbols.name(pc)
     where = f"{pc:#x}{f' <{name}>' if name else ''} in {PRIV_NAMES[hart.priv]}-mode"
     outcome = Outcome(program, kind, stop, stop.code, where)
     if stop.reason is StopReason.FAULT:

@@ -113,7 +113,7 @@ class System:
         ram.write(ram.base, images.start_code(entry))
         self.machine.set_rom(images.reset_code(), ram.base)
         self.hart.handlers[Priv.M.value] = self._sbi.handle
-        self.symbols.add(self._head.symbols)
+        self.symbols.add_source(lambda: self._head.symbols)
         stop = self.machine.run()
         if stop.value != "booted":
             raise BootError(stop)
@@ -131,8 +131,6 @@ class System:
         if stack is None:
             return Stop(StopReason.FAULT, detail="no memory for the kernel stack")
         self._stack_top = stack + _STACK_SIZE
-        for line in self.kernel.log:
-            self.log(line)
         return Stop(StopReason.EXIT, value="booted")
 
     # programs
@@ -144,7 +142,7 @@ class System:
         self.process = Process(
             self.kernel, elf, arguments, environment, self.output, self.read_input
         )
-        self.symbols.add(elf.symbols, self.process.bias)
+        self.symbols.add_source(lambda: elf.symbols, self.process.bias)
         w = self.hart.words
         for i in range(1, 32):
             w[i] = 0
@@ -183,7 +181,7 @@ class System:
         fault. A module whose init fails is unloaded, as Linux does. Raises ElfError.
         """
         module = Module(self.kernel, elf, arguments)
-        self.symbols.add(elf.symbols, module.base)
+        self.symbols.add_source(lambda: elf.symbols, module.base)
         self.modules.append(module)
         stop = self.call(module.init)
         if stop.reason is StopReason.EXIT and stop.value != 0:

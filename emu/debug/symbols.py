@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _LABEL_SIZE_MAX = 0x10000  # bytes
 
@@ -13,6 +13,7 @@ class Symbols:
 
     def __init__(self, entries: Iterable[tuple[int, int, str]] = ()) -> None:
         self._entries: list[tuple[int, int, str]] = []
+        self._sources: list[tuple[Callable[[], Iterable[tuple[int, int, str]]], int]] = []
         self.add(entries)
 
     def add(self, entries: Iterable[tuple[int, int, str]], bias: int = 0) -> None:
@@ -20,16 +21,28 @@ class Symbols:
         self._entries.extend((va + bias, size, name) for va, size, name in entries)
         self._entries.sort()
 
+    def add_source(
+        self, source: Callable[[], Iterable[tuple[int, int, str]]], bias: int = 0
+    ) -> None:
+        """Add what ``source`` returns, when a name or an address is first looked up."""
+        self._sources.append((source, bias))
+
+    def _load(self) -> list[tuple[int, int, str]]:
+        while self._sources:
+            source, bias = self._sources.pop(0)
+            self.add(source(), bias)
+        return self._entries
+
     def remove_range(self, start: int, end: int) -> None:
         """Forget the names in ``[start, end)``: what they named is gone."""
-        self._entries = [e for e in self._entries if not start <= e[0] < end]
+        self._entries = [e for e in self._load() if not start <= e[0] < end]
 
     def address(self, name: str) -> int | None:
         """The VA of ``name``, None when there is no such symbol."""
-        return next((va for va, _, found in self._entries if found == name), None)
+        return next((va for va, _, found in self._load() if found == name), None)
 
     def _covering(self, va: int) -> tuple[int, str] | None:
-        at = bisect.bisect_right(self._entries, va, key=lambda entry: entry[0]) - 1
+        at = bisect.bisect_right(self._load(), va, key=lambda entry: entry[0]) - 1
         if at < 0:
             return None
         start, size, name = self._entries[at]

@@ -19,7 +19,10 @@ _MCR_LOOPBACK = 0x10
 
 
 class Uart:
-    """One UART; ``on_irq(level)`` is called when its interrupt line changes."""
+    """One UART; ``on_irq(level)`` is called when its interrupt line changes.
+
+    ``poll`` is asked for bytes that have arrived whenever the guest looks and none wait.
+    """
 
     name = "uart"
 
@@ -28,11 +31,13 @@ class Uart:
         base: int,
         output: Callable[[bytes], None],
         on_irq: Callable[[bool], None] = lambda level: None,
+        poll: Callable[[], bytes] = lambda: b"",
     ) -> None:
         self.base = base
         self.size = 0x100
         self._output = output
         self._on_irq = on_irq
+        self._poll = poll
         self._received: deque[int] = deque()
         self._ier = self._lcr = self._mcr = self._scr = self._fcr = 0
         self._divisor = 0
@@ -62,6 +67,8 @@ class Uart:
     def read(self, offset: int, size: int) -> int:
         if self._lcr & _LCR_DLAB and offset in (_RBR_THR, _IER):
             return self._divisor >> (8 * offset) & 0xFF
+        if not self._received and offset in (_RBR_THR, _IIR_FCR, _LSR):
+            self._received.extend(self._poll())
         value = 0
         if offset == _RBR_THR:
             value = self._received.popleft() if self._received else 0

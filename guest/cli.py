@@ -1,0 +1,487 @@
+"""The command line: `pagewalk run`, `walk`, `tables`, `check`, `list`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emu.board import RAM_SIZE_DEFAULT
+from emu.debug.trace import KINDS as TRACE_KINDS
+from emu.paging import MODES, PagingMode
+from guest.console import KernelLog, poll_input, read_input, write_bytes
+from guest.elf import ElfError
+from guest.runner import MACHINES, Options, Outcome, UsageError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE_PATTERN = re.compile(r"(0x[0-9a-f]+|\d+)([kmgt]?)(i?b)?", re.IGNORECASE)
+
+
+class SizeParameter(click.ParamType[int]):
+    """Bytes, with a binary unit: 65536, 64M, 2G, 2GiB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        match = _SIZE_PATTERN.fullmatch(value.strip())
+        if match is None:
+            self.fail(f"{value!r} is no size: give bytes, or a number with K, M, G or T")
+        size = int(match[1], 0) * _UNITS[match[2].upper()]
+        if size == 0 or size % 4096:
+            self.fail(f"{value!r} is not a whole number of 4 KiB pages")
+        if size > 1 << 50:
+            self.fail(f"{value!r} is more than 1 PiB")
+        return size
+
+
+class AddressParameter(click.ParamType[int]):
+    """A virtual address in hexadecimal (0x may be left out) of up to 64 bits."""
+
+    name = "VA"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            address = int(value.replace("_", ""), 16)
+        except ValueError:
+            self.fail(f"{value!r} is no hexadecimal address")
+        if not 0 <= address < 1 << 64:
+            self.fail(f"{value!r} does not fit into 64 bits")
+        return address
+
+
+_paging = click.option(
+    "--paging",
+    type=click.Choice(list(MODES)),
+    default="sv39",
+    show_default=True,
+    help="Translation scheme of the kernel machine.",
+)
+_ram = click.option(
+    "--ram",
+    "ram_size",
+    type=SizeParameter(),
+    default=RAM_SIZE_DEFAULT,
+    show_default="64M",
+    help="RAM: bytes, or with K, M, G or T. Sparse: what is not touched costs nothing.",
+)
+_machine = click.option(
+    "--machine",
+    type=click.Choice(MACHINES),
+    help="Who holds which level: bare (all the guest's), firmware (Python is the SBI), "
+    "kernel (Python is firmware and kernel). Default: by the program's addresses.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+_access = click.option(
+    "--hart",
+    "access",
+    type=click.Choice(["auto", "inside", "public"]),
+    default="auto",
+    help="Way to the hart's state: QEMU's own, Unicorn's public interface, or the best there is.",
+)
+
+
+class Group(click.Group):
+    """Turns what a user did wrong into one line and status 2, whatever raised it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from emu.inside import InsideError
+        from firmware.images import NotBuilt
+        from guest.system import BootError
+
+        try:
+            return super().invoke(ctx)
+        except (ElfError, UsageError, NotBuilt, InsideError, ValueError) as e:
+            message, *rest = str(e).splitlines() or [type(e).__name__]
+            click.echo(f"pagewalk: {message}", err=True)
+            for line in rest:  # a compiler's own messages
+                click.echo(line, err=True)
+            ctx.exit(2)
+        except BootError as e:
+            click.echo(f"pagewalk: {e}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:
+            # The reader of a pipe has gone: nobody is left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(141)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pagewalk")
+def main() -> None:
+    """A RISC-V machine whose kernel memory manager is written in Python.
+
+    \b
+    pagewalk run                     the demo: boot, a module, a program, one walk
+    pagewalk run hello               a guest that comes with pagewalk (see: list)
+    pagewalk run ./prog.elf a b      your own ELF, or C file, with arguments
+    pagewalk walk ffffffd600000000   translate one address, level by level
+    pagewalk tables hello            everything that is mapped
+    """
+
+
+@main.command()
+@click.argument("program", required=False)
+@click.argument("arguments", nargs=-1)
+@_paging
+@_ram
+@_machine
+@click.option(
+    "--trace",
+    type=click.Choice(TRACE_KINDS),
+    help="On standard error: every instruction, every trap, or every page first touched.",
+)
+@click.option("--verbose", "-v", is_flag=True, help="Show the kernel's boot log too.")
+@_access
+@_json
+@click.pass_context
+def run(
+    ctx: click.Context,
+    program: str | None,
+    arguments: tuple[str, ...],
+    paging: str,
+    ram_size: int,
+    machine: str | None,
+    trace: str | None,
+    verbose: bool,
+    access: str,
+    as_json: bool,
+) -> None:
+    """Run PROGRAM with ARGUMENTS; without one, the demo.
+
+    PROGRAM is a static RV64 ELF, a kernel module, a C or assembly file (needs the extra
+    `compile`), or the name of a guest that comes with pagewalk. Arguments that begin with
+    a dash go behind `--`.
+
+    \b
+    The exit status is the guest's: of exit(), the finisher, or HTIF (0 for pass, else the
+    test's number). 128 + signal for a fault that nobody handles, 130 for Ctrl-C, 124 when
+    the hart waits for an interrupt that cannot come, 2 for bad input.
+    """
+    from guest import runner
+
+    console: list[bytes] = []
+    log = KernelLog(lambda line: None if as_json else click.echo(line))
+    output = console.append if as_json else write_bytes
+    options = Options(
+        MODES[paging],
+        ram_size,
+        machine,
+        trace,
+        access,
+        output=output,
+        log=log,
+        trace_line=lambda line: click.echo(line, err=True),
+        read_input=read_input,
+        poll_input=poll_input,
+    )
+    if verbose or as_json or program is None:
+        options.boot_log = log
+    if program is None:
+        if machine not in (None, "kernel"):
+            raise UsageError(f"the demo runs on the kernel machine, not on {machine}")
+        from guest.demo import tell
+
+        status, _ = tell(options, log)
+        if as_json:
+            _print_json({"program": None, "machine": "kernel", "exit": status, "log": log.lines})
+        ctx.exit(status)
+
+    elf = runner.find(program, machine)
+    outcome, _ = runner.run(elf, arguments, options)
+    if as_json:
+        _print_json(_outcome_json(outcome, b"".join(console), log.lines))
+    else:
+        _print_outcome(outcome)
+    ctx.exit(outcome.status)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    for note in outcome.notes:
+        click.echo(f"pagewalk: {note}", err=True)
+    if outcome.explanation:
+        click.echo(f"pagewalk: {outcome.explanation}", err=True)
+
+
+def _outcome_json(outcome: Outcome, console: bytes, log: list[str]) -> dict[str, Any]:
+    stop, trap = outcome.stop, outcome.stop.trap
+    fault = None
+    if trap is not None:
+        fault = {
+            "cause": trap.xcause,
+            "text": trap.text,
+            "epc": hex(trap.epc),
+            "tval": hex(trap.tval),
+            "from": "USHM"[trap.priv],
+            "to": "USHM"[trap.target],
+            "explanation": outcome.explanation.splitlines(),
+        }
+    return {
+        "program": outcome.program,
+        "machine": outcome.machine,
+        "exit": outcome.status,
+        "reason": stop.reason.value,
+        "detail": stop.detail,
+        "where": outcome.where,
+        "console": console.decode("utf-8", "replace"),
+        "log": log,
+        "fault": fault,
+        "notes": outcome.notes,
+    }
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _tables_of(
+    program: str | None, mode: PagingMode, ram_size: int, machine: str | None, access: str
+) -> tuple[Any, PagingMode, int, Any]:
+    """(RAM, mode, satp, system or None) of the state that `walk` and `tables` look at."""
+    from emu.paging import mode_of_satp
+    from guest import runner
+
+    # What a guest prints on the way is not what was asked for.
+    options = Options(mode, ram_size, machine, access=access, output=lambda data: None)
+    if program is None:
+        if machine not in (None, "kernel"):
+            raise UsageError(f"a {machine} machine has no tables before it runs a program")
+        system = runner.boot_system(options)
+        return system.machine.ram, mode, system.kernel.satp(), system
+    elf = runner.find(program, machine)
+    if runner.machine_for(elf, machine) == "kernel":
+        system = runner.boot_system(options)
+        if elf.is_module:
+            system.load_module(elf)
+            return system.machine.ram, mode, system.kernel.satp(), system
+        process = system.load_program(elf)
+        return system.machine.ram, mode, system.kernel.satp(process.mm), system
+    outcome, left = runner.run(elf, (), options)
+    satp = left.hart.satp  # type: ignore[attr-defined]
+    its_mode = mode_of_satp(satp)
+    if its_mode is None:
+        raise UsageError(f"{program}: translation is off (satp=0) where it ended: {outcome.where}")
+    return left.ram, its_mode, satp, None  # type: ignore[attr-defined]
+
+
+@main.command()
+@click.argument("va", type=AddressParameter())
+@click.argument("program", required=False)
+@click.option(
+    "--for",
+    "access_kind",
+    type=click.Choice(["read", "write", "execute"]),
+    default="read",
+    show_default=True,
+    help="The access to translate.",
+)
+@click.option("--user/--supervisor", default=None, help="Privilege; default: by the VA's half.")
+@click.option("--sum", "sum_bit", is_flag=True, help="With sstatus.SUM set.")
+@click.option("--mxr", is_flag=True, help="With sstatus.MXR set.")
+@_paging
+@_ram
+@_machine
+@_access
+@_json
+@click.pass_context
+def walk(
+    ctx: click.Context,
+    va: int,
+    program: str | None,
+    access_kind: str,
+    user: bool | None,
+    sum_bit: bool,
+    mxr: bool,
+    paging: str,
+    ram_size: int,
+    machine: str | None,
+    access: str,
+    as_json: bool,
+) -> None:
+    """Translate VA by the reference walk: each PTE on the way, or the rule that refuses.
+
+    Without PROGRAM: in the kernel's tables after boot. With a program: in its address
+    space, as it is loaded; a bare or firmware guest is run first and its last satp is used.
+    The exit status is 0 when the access is allowed and 1 when it is refused.
+    """
+    from emu.debug.explain import describe_walk
+    from emu.paging import satp_asid, satp_root
+    from emu.walk import Access, Translation, WalkConfig
+    from emu.walk import walk as reference_walk
+
+    ram, mode, satp, _ = _tables_of(program, MODES[paging], ram_size, machine, access)
+    if user is None:
+        user = va < 1 << (mode.va_bits - 1) and program is not None
+    config = WalkConfig(user=user, sum=sum_bit, mxr=mxr)
+    kind = Access[access_kind.upper()]
+    result = reference_walk(ram, mode, satp_root(satp), va, kind, config)
+    if as_json:
+        steps = [
+            {"level": s.level, "index": s.index, "pte_pa": hex(s.pte_pa), "pte": hex(s.pte)}
+            for s in result.steps
+        ]
+        found: dict[str, Any] = {
+            "va": hex(va),
+            "mode": mode.name,
+            "access": kind.verb,
+            "privilege": "U" if user else "S",
+            "steps": steps,
+        }
+        if isinstance(result, Translation):
+            found |= {"pa": hex(result.pa), "level": result.level, "page": mode.span(result.level)}
+        else:
+            found |= {"refused": result.rule.name, "level": result.level, "cause": result.cause}
+        _print_json(found)
+    else:
+        click.echo(f"{kind.verb} in {'U' if user else 'S'}-mode")
+        click.echo("\n".join(describe_walk(mode, satp_root(satp), va, result, satp_asid(satp))))
+    ctx.exit(0 if isinstance(result, Translation) else 1)
+
+
+@main.command()
+@click.argument("program", required=False)
+@click.option("--tree", is_flag=True, help="The tables themselves, level by level.")
+@_paging
+@_ram
+@_machine
+@_access
+@_json
+def tables(
+    program: str | None,
+    tree: bool,
+    paging: str,
+    ram_size: int,
+    machine: str | None,
+    access: str,
+    as_json: bool,
+) -> None:
+    """Show what is mapped: merged ranges in the columns of QEMU's `info mem`, or the tree.
+
+    Without PROGRAM: the kernel's tables after boot. With a program: its address space as
+    it is loaded, the kernel's half included; a bare or firmware guest is run first.
+    """
+    from emu import tables as page_tables
+    from emu.paging import satp_root
+
+    ram, mode, satp, _ = _tables_of(program, MODES[paging], ram_size, machine, access)
+    root = satp_root(satp)
+    if tree and as_json:
+        _print_json(
+            [
+                {"level": e.level, "index": e.index, "va": hex(e.va), "pte": hex(e.pte)}
+                for e in page_tables.entries(ram, mode, root)
+            ]
+        )
+    elif tree:
+        click.echo(page_tables.tree(ram, mode, root))
+    elif as_json:
+        _print_json(
+            [
+                {"va": hex(r.va), "pa": hex(r.pa), "size": r.size, "attr": r.attributes}
+                for r in page_tables.ranges(ram, mode, root)
+            ]
+        )
+    else:
+        click.echo(page_tables.info_mem(page_tables.ranges(ram, mode, root)))
+
+
+@main.command()
+@click.argument("program", required=False)
+@click.argument("arguments", nargs=-1)
+@_paging
+@_ram
+@_access
+@_json
+@click.pass_context
+def check(
+    ctx: click.Context,
+    program: str | None,
+    arguments: tuple[str, ...],
+    paging: str,
+    ram_size: int,
+    access: str,
+    as_json: bool,
+) -> None:
+    """Boot, run PROGRAM if one is given, then check every structure in RAM.
+
+    Free lists against page flags, slabs, page tables, address spaces, W^X. The exit status
+    is 0 when all is sound; else 1, with the structure, its address and the rule it breaks.
+    """
+    import dataclasses
+
+    import mm
+    from guest import runner
+    from mm.errors import CheckError
+
+    log = KernelLog(lambda line: None)
+    options = Options(
+        MODES[paging], ram_size, access=access, log=log, read_input=read_input, output=write_bytes
+    )
+    if as_json:
+        options.output = lambda data: None
+    if program is None:
+        system = runner.boot_system(options)
+    else:
+        elf = runner.find(program, None)
+        if runner.machine_for(elf, None) != "kernel":
+            raise UsageError(f"{program}: not a guest of the kernel machine; nothing to check")
+        outcome, system = runner.run(elf, arguments, options)  # type: ignore[assignment]
+        if not as_json:
+            _print_outcome(outcome)
+    try:
+        report = mm.check(system.kernel)
+    except CheckError as e:
+        if as_json:
+            broken = {"structure": e.structure, "address": hex(e.address), "rule": e.rule}
+            _print_json({"clean": False} | broken)
+        else:
+            click.echo(f"mm.check: {e}", err=True)
+        ctx.exit(1)
+    if as_json:
+        _print_json({"clean": True, **dataclasses.asdict(report)})
+    else:
+        click.echo(f"mm.check: clean: {report}")
+
+
+@main.command("list")
+@_json
+def list_guests(as_json: bool) -> None:
+    """List the guests that come with pagewalk, and what each shows."""
+    from guest import build
+    from guest.runner import shipped
+
+    here = Path(build.__file__).parent
+    rows = []
+    for name, path in shipped().items():
+        folder = path.parent.name
+        source = next(s for s in sorted((here / folder).glob(f"{name}.*")))
+        rows.append((name, folder, _first_comment(source)))
+    if as_json:
+        _print_json([{"name": n, "kind": k, "description": d} for n, k, d in rows])
+        return
+    width = max(len(name) for name, _, _ in rows)
+    for name, kind, description in rows:
+        click.echo(f"{name:<{width}}  {kind:<10}  {description}")
+
+
+def _first_comment(source: Path) -> str:
+    """The comment at the top of a C or assembly file, as one line."""
+    text = source.read_text()
+    if text.startswith("/*"):
+        return " ".join(text[2 : text.index("*/")].replace("\n *", "\n").split())
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines)
+
+
+if __name__ == "__main__":
+    main()
