@@ -38,7 +38,6 @@ _NUMBER_TO_CAUSE_ON_HOLE = {
     ucc.UC_MEM_FETCH_UNMAPPED: Cause.INSTRUCTION_ACCESS_FAULT,
     ucc.UC_MEM_FETCH_PROT: Cause.INSTRUCTION_ACCESS_FAULT,
 }
-_PC, _PRIV, _MEDELEG = words.PC, words.PRIV, words.MEDELEG
 _STORE_CAUSE = {4: 6, 5: 7, 13: 15}
 _ACCESS_OF_CAUSE = {12: Access.EXECUTE, 13: Access.READ, 15: Access.WRITE}
 
@@ -92,7 +91,7 @@ class Hart:
     def _install_hooks(self) -> None:
         # Access faults are watched for outside of RAM only: a hook that covers RAM would
         # slow every store of the machine down.
-        intr = inside.INTR_CB(self._on_intr)
+        intr = inside.INTR_CB(self._make_on_intr())
         invalid = inside.INSN_INVALID_CB(self._on_insn_invalid)
         hole = inside.MEM_CB(self._on_hole)
         self._callbacks = [intr, invalid, hole]
@@ -301,33 +300,48 @@ class Hart:
         self.end(Stop(StopReason.FAULT, trap=first, detail=detail))
         return True
 
-    def _on_intr(self, _uc: int, number: int, _data: int) -> None:
-        # The way of every system call: plain integers, no enum, as few calls as can be.
-        try:
-            if not self._in_place:
-                self.access.load()
-            w = self.words
-            pc = (w[_PC] - 4) & _M64  # always 4, also behind a 2-byte instruction
-            if number == 8:  # ecall: reported as from U, from every level
-                priv = w[_PRIV]
-                cause = 8 + priv
-                target = 1 if priv <= 1 and w[_MEDELEG] >> cause & 1 else 3
-                handler = self.handlers[target]
-                if handler is None or self.trap_listener is not None:
-                    self._dispatch(Trap(cause, pc, 0, priv, target))
-                else:
-                    w[_PC] = pc
-                    stop = handler(Trap(cause, pc, 0, priv, target))
-                    if stop is not None:
-                        self.end(stop)
-            elif self._hole is None:
-                self._exception(number, pc)
-            else:  # the state was poisoned at an access to a hole, see _on_hole
-                inside.emu_stop(self.uc)
-            if not self._in_place:
-                self.access.store()
-        except BaseException as e:  # nothing may pass through the engine's C frames
-            self._fail(e)
+    def _make_on_intr(self) -> Callable[[int, int, int], None]:
+        """The callback of every trap but `ebreak`, also the way of every system call.
+
+        A closure over what never changes, plain integers, and one record that is used
+        again for each kind of ecall: an attribute here and a call there double its cost.
+        """
+        w, handlers, access, in_place = self.words, self.handlers, self.access, self._in_place
+        pc_word, priv_word, medeleg_word = words.PC, words.PRIV, words.MEDELEG
+        records: dict[int, Trap] = {}
+
+        def on_intr(_uc: int, number: int, _data: int) -> None:
+            try:
+                if not in_place:
+                    access.load()
+                pc = w[pc_word] - 4  # always 4, also behind a 2-byte instruction
+                if number == 8:  # ecall: reported as from U, from every level
+                    priv = w[priv_word]
+                    cause = 8 + priv
+                    target = 1 if priv <= 1 and w[medeleg_word] >> cause & 1 else 3
+                    handler = handlers[target]
+                    if handler is None or self.trap_listener is not None:
+                        self._dispatch(Trap(cause, pc, 0, priv, target))
+                    else:
+                        key = cause << 2 | target
+                        record = records.get(key)
+                        if record is None:
+                            record = records[key] = Trap(cause, pc, 0, priv, target)
+                        record.epc = w[pc_word] = pc
+                        stop = handler(record)
+                        if stop is not None:
+                            del records[key]  # it may live on in the Stop
+                            self.end(stop)
+                elif self._hole is None:
+                    self._exception(number, pc & _M64)
+                else:  # the state was poisoned at an access to a hole, see _on_hole
+                    inside.emu_stop(self.uc)
+                if not in_place:
+                    access.store()
+            except BaseException as e:  # nothing may pass through the engine's C frames
+                self._fail(e)
+
+        return on_intr
 
     def _on_insn_invalid(self, _uc: int, _data: int) -> bool:
         """`ebreak`, which the engine reports this way, with pc still on it."""

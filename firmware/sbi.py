@@ -1,6 +1,6 @@
 """The SBI that Python answers (RISC-V SBI specification 2.0).
 
-`Sbi.call` is the M level's answer to an `ecall` from S-mode: the extension in a7, the
+`Sbi.handle` is the M level's answer to an `ecall` from S-mode: the extension in a7, the
 function in a6, arguments from a0 on; a0 returns the error, a1 the value. Present: Base,
 Debug Console, System Reset, and the legacy console and shutdown. A kernel that is written
 in Python registers its own calls as one more extension.
@@ -30,10 +30,14 @@ LEGACY_PUTCHAR, LEGACY_GETCHAR, LEGACY_SHUTDOWN = 1, 2, 8
 _CONSOLE_SIZE_MAX = 1 << 20  # bytes printed by one call
 
 _M64 = (1 << 64) - 1
+# As plain integers: this is the way of every call of a kernel module.
+_ECALL_FROM_S = Cause.ECALL_FROM_S.value
+_PC, _A0, _A1, _A6, _A7 = W.PC, W.A0, W.A1, W.A6, W.A7
 
-# An extension: given the function number, it reads its arguments from the hart's words and
-# returns (error, value), or a Stop.
-Extension = Callable[[int], "tuple[int, int] | Stop"]
+# A function reads its arguments from the hart's words and returns (error, value), or a Stop.
+Function = Callable[[], "tuple[int, int] | Stop"]
+# An extension is its functions by number.
+Extension = dict[int, Function]
 
 
 class Sbi:
@@ -51,30 +55,38 @@ class Sbi:
         self._output = output
         self._read_byte = read_byte
         self.extensions: dict[int, Extension] = {
-            EXT_BASE: self._base,
-            EXT_DBCN: self._debug_console,
-            EXT_SRST: self._system_reset,
+            EXT_BASE: {  # chapter 4
+                0: lambda: (SUCCESS, _SPEC_VERSION),
+                1: lambda: (SUCCESS, _IMPLEMENTATION_ID),
+                2: lambda: (SUCCESS, _IMPLEMENTATION_VERSION),
+                3: self._probe_extension,
+                # mvendorid, marchid and mimpid: zero is "not implemented"
+                **dict.fromkeys((4, 5, 6), lambda: (SUCCESS, 0)),
+            },
+            EXT_DBCN: {  # chapter 12
+                0: self._console_write,
+                1: self._console_read,
+                2: self._console_write_byte,
+            },
+            EXT_SRST: {0: self._system_reset},  # chapter 10
         }
 
     def handle(self, trap: Trap) -> Stop | None:
         """The M level's handler: answers calls, and ends the run on any other trap."""
-        if trap.cause != Cause.ECALL_FROM_S or trap.interrupt:
+        if trap.cause != _ECALL_FROM_S or trap.interrupt:
             return Stop(StopReason.FAULT, trap=trap, detail="a trap to the firmware in Python")
-        return self.call(trap)
-
-    def call(self, trap: Trap) -> Stop | None:
-        """Answer one `ecall` from S-mode."""
         w = self._words
-        w[W.PC] = trap.epc + 4
-        number = w[W.A7]
-        extension = self.extensions.get(number)
+        w[_PC] = trap.epc + 4
+        extension = self.extensions.get(w[_A7])
         if extension is None:
-            return self._legacy(number)
-        result = extension(w[W.A6])
+            return self._legacy(w[_A7])
+        function = extension.get(w[_A6])
+        result = function() if function is not None else (ERR_NOT_SUPPORTED, 0)
         if isinstance(result, Stop):
             return result
-        w[W.A0] = result[0] & _M64
-        w[W.A1] = result[1] & _M64
+        error, value = result
+        w[_A0] = error & _M64
+        w[_A1] = value & _M64
         return None
 
     def _legacy(self, number: int) -> Stop | None:
@@ -92,60 +104,48 @@ class Sbi:
             w[W.A0] = ERR_NOT_SUPPORTED & _M64
         return None
 
-    def _base(self, function: int) -> tuple[int, int]:
-        """Chapter 4."""
-        argument = self._words[W.A0]
-        values = {
-            0: _SPEC_VERSION,
-            1: _IMPLEMENTATION_ID,
-            2: _IMPLEMENTATION_VERSION,
-            3: int(self._is_there(argument)),
-            4: 0,  # mvendorid, marchid and mimpid: zero is "not implemented"
-            5: 0,
-            6: 0,
-        }
-        return (SUCCESS, values[function]) if function in values else (ERR_NOT_SUPPORTED, 0)
-
-    def _is_there(self, extension: int) -> bool:
+    def _probe_extension(self) -> tuple[int, int]:
+        extension = self._words[W.A0]
         legacy = (LEGACY_PUTCHAR, LEGACY_GETCHAR, LEGACY_SHUTDOWN)
-        return extension in self.extensions or extension in legacy
+        return SUCCESS, int(extension in self.extensions or extension in legacy)
 
-    def _debug_console(self, function: int) -> tuple[int, int]:
-        """Chapter 12. Addresses are physical."""
+    def _buffer(self) -> tuple[int, int]:
+        """(PA, size) of a console call, all of it RAM. Raises RamError."""
         w = self._words
-        if function == 2:
-            self._output(bytes((w[W.A0] & 0xFF,)))
-            return SUCCESS, 0
-        if function not in (0, 1):
-            return ERR_NOT_SUPPORTED, 0
         size, pa = min(w[W.A0], _CONSOLE_SIZE_MAX), w[W.A1]
+        if w[W.A2] or not self._ram.contains(pa, size):
+            raise RamError(pa, size, "no buffer in RAM")
+        return pa, size
+
+    def _console_write(self) -> tuple[int, int]:
         try:
-            if w[W.A2]:
-                raise RamError(pa, size, "the upper half of the address is not zero")
-            if function == 0:
-                self._output(self._ram.read(pa, size))
-                return SUCCESS, size
-            return SUCCESS, self._read_console(pa, size)
+            pa, size = self._buffer()
         except RamError:
             return ERR_INVALID_PARAM, 0
+        self._output(self._ram.read(pa, size))
+        return SUCCESS, size
 
-    def _read_console(self, pa: int, size: int) -> int:
-        self._ram.read(pa, size)  # all of the buffer is checked before a byte is taken
+    def _console_read(self) -> tuple[int, int]:
+        try:
+            pa, size = self._buffer()
+        except RamError:
+            return ERR_INVALID_PARAM, 0
         for done in range(size):
             byte = self._read_byte()
             if byte is None:
-                return done
+                return SUCCESS, done
             self._ram.write8(pa + done, byte)
-        return size
+        return SUCCESS, size
 
-    def _system_reset(self, function: int) -> tuple[int, int] | Stop:
-        """Chapter 10: every kind of reset ends the run."""
+    def _console_write_byte(self) -> tuple[int, int]:
+        self._output(bytes((self._words[W.A0] & 0xFF,)))
+        return SUCCESS, 0
+
+    def _system_reset(self) -> tuple[int, int] | Stop:
+        """Every kind of reset ends the run."""
         w = self._words
-        if function != 0:
-            return ERR_NOT_SUPPORTED, 0
         kind, reason = w[W.A0] & 0xFFFFFFFF, w[W.A1] & 0xFFFFFFFF
         if kind > 2 or reason > 1:
             return ERR_INVALID_PARAM, 0
         name = ("shutdown", "cold reboot", "warm reboot")[kind]
-        code = 0 if reason == 0 else 1
-        return Stop(StopReason.EXIT, code, detail=f"SBI system reset: {name}")
+        return Stop(StopReason.EXIT, int(reason != 0), detail=f"SBI system reset: {name}")

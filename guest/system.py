@@ -21,7 +21,7 @@ from emu.paging import PAGE_SIZE, SV39, PagingMode
 from emu.stop import Stop, StopReason
 from emu.trap import PAGE_FAULTS, Trap
 from firmware import images
-from firmware.sbi import ERR_FAILED, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, SUCCESS, Sbi
+from firmware.sbi import ERR_FAILED, ERR_INVALID_PARAM, SUCCESS, Sbi
 from guest import elf as elf_file
 from guest.abi import KERNEL_EXTENSION, Call
 from guest.build import BUILT
@@ -83,8 +83,7 @@ class System:
         self._printk_rest = b""
         self._return = self._head.symbol("kernel_return") or 0
         self._sbi = Sbi(self.hart, self.machine.ram, output)
-        self._sbi.extensions[KERNEL_EXTENSION] = self._kernel_call
-        self._calls: dict[int, Callable[[], tuple[int, int] | Stop]] = {
+        self._sbi.extensions[KERNEL_EXTENSION] = {
             Call.SETUP_VM.value: self._setup_vm,
             Call.START_KERNEL.value: self._start_kernel,
             Call.RETURN.value: self._function_returned,
@@ -274,10 +273,6 @@ class System:
         return text
 
     # calls of modules
-
-    def _kernel_call(self, function: int) -> tuple[int, int] | Stop:
-        call = self._calls.get(function)
-        return call() if call is not None else (ERR_NOT_SUPPORTED, 0)
 
     def _function_returned(self) -> Stop:
         result = self.hart.words[W.A0] & 0xFFFFFFFF

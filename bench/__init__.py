@@ -1,0 +1,1 @@
+"""Measurements: `python -m bench` prints them all, each as a ratio taken in one run."""

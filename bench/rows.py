@@ -1,0 +1,175 @@
+"""The rows of the table: what is measured, against what, and the most that it may be."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import unicorn
+import unicorn.unicorn_const as ucc
+
+import mm
+from bench.measure import Ratio, ratio, timed
+from emu import inside, words
+from emu.machine import Machine
+from emu.paging import PTE_A, PTE_D, PTE_G, PTE_R, PTE_V, PTE_W
+from emu.ram import RAM_BASE, Ram
+from firmware import images
+from guest import build
+from guest import elf as elf_file
+from guest.elf import Elf
+from guest.runner import load_physical
+from guest.system import System
+from mm.pgtable import PAGE_WRITE
+
+_GIB = 1 << 30
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: ``limit`` is the largest ratio allowed, None where it is only reported."""
+
+    what: str
+    against: str
+    limit: float | None
+    measure: Callable[[], tuple[Ratio, str] | str]  # text: why it could not be measured
+
+
+def _process(*command: str) -> float:
+    return timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))
+
+
+def run_hello() -> tuple[Ratio, str]:
+    ours = partial(_process, sys.executable, "-m", "guest.cli", "run", "hello")
+    other = partial(_process, sys.executable, "-c", "import unicorn, capstone, numpy")
+    return ratio(ours, other, 15), ""
+
+
+def _boot(size: int) -> float:
+    system = System(ram_size=size)
+    try:
+        return timed(system.boot)
+    finally:
+        system.machine.close()
+
+
+def boot_size() -> tuple[Ratio, str]:
+    found = ratio(partial(_boot, 64 * _GIB), partial(_boot, 64 << 20), 15)
+    script = (
+        "import resource; from guest.system import System; s = System(ram_size=64 << 30);"
+        "s.boot(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    resident = int(done.stdout) * 1024 / 1e6
+    return found, f"{resident:.0f} MB resident (at most 200)"
+
+
+def _compiled(name: str, kind: build.Kind, suffix: str) -> Elf:
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / f"{name}{suffix}"
+        build.build(kind, [_HERE / "guests" / f"{name}.c"], output, Path(folder))
+        return elf_file.load(output)
+
+
+_CALLS = 200_000  # as in call_loop.c
+
+
+def kernel_call() -> tuple[Ratio, str]:
+    """A module's loop of calls, against the same machine code on an engine of its own."""
+    system = System()
+    system.boot()
+    module, stop = system.load_module(_compiled("call_loop", build.MODULE, ".ko"))
+    assert stop.value == 0 and module.exit is not None
+    exit_function = module.exit
+
+    def ours() -> float:
+        return timed(lambda: system.call(exit_function))
+
+    # The other: `ecall; addi; bnez` in M-mode, and a callback that does nothing.
+    code = b"".join(
+        word.to_bytes(4, "little")
+        for word in (0x00000073, 0xFFF50513, 0xFE051CE3, 0x10500073)  # ... wfi
+    )
+    ram = Ram(1 << 20)
+    ram.write(RAM_BASE, code)
+    engine = unicorn.Uc(ucc.UC_ARCH_RISCV, ucc.UC_MODE_RISCV64)
+    engine.ctl_exits_enabled(True)
+    engine.mem_map_ptr(ram.base, ram.size, ucc.UC_PROT_ALL, ram.host_address)
+    callback = inside.INTR_CB(lambda uc, number, data: None)
+    inside.hook(engine, ucc.UC_HOOK_INTR, callback)
+    access = inside.open_access(engine)
+
+    def other() -> float:
+        access.load()
+        access.words[words.A0] = _CALLS
+        access.store()
+        return timed(lambda: inside.emu_start(engine, RAM_BASE))
+
+    found = ratio(ours, other, 9)
+    return found, f"{found.ours / _CALLS * 1e6:.2f} us a call"
+
+
+def page_tables() -> tuple[Ratio, str]:
+    """1 GiB of 4 KiB pages; both sides write into RAM that nobody touched before."""
+    va = 0x10_0000_0000
+
+    def ours() -> float:
+        ram = Ram(2 * _GIB)
+        kernel = mm.boot(ram)
+        space = kernel.mm_alloc()
+        return timed(
+            lambda: kernel.pgtable.map_range(space, va, ram.base, _GIB, PAGE_WRITE, max_level=0)
+        )
+
+    def other() -> float:
+        ram = Ram(2 * _GIB)
+        ptes = ram.array(ram.base, _GIB // 4096)
+        first = (ram.base >> 12 << 10) | PTE_V | PTE_R | PTE_W | PTE_A | PTE_D | PTE_G
+        last = first + (_GIB >> 12 << 10)
+
+        def write() -> None:
+            ptes[:] = np.arange(first, last, 1 << 10, dtype=np.uint64)
+
+        return timed(write)
+
+    return ratio(ours, other, 15), ""
+
+
+def _ticks(output: bytes) -> list[int]:
+    return [int(line) for line in output.split()]
+
+
+def store_loop() -> tuple[Ratio, str] | str:
+    if shutil.which("qemu-system-riscv64") is None:
+        return "qemu-system-riscv64 is not installed"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store_loop.elf"
+        build.build(build.BARE, [_HERE / "guests" / "store_loop.c"], path, Path(folder))
+        elf = elf_file.load(path)
+        qemu = ["qemu-system-riscv64", "-M", "virt", "-m", "64M", "-nographic", "-bios", str(path)]
+        done = subprocess.run(qemu, capture_output=True, timeout=120, check=True)
+    output: list[bytes] = []
+    machine = Machine(output=output.append)
+    load_physical(machine, elf, RAM_BASE)
+    machine.set_rom(images.reset_code(), elf.entry)
+    machine.run()
+    ours, other = sorted(_ticks(b"".join(output))), sorted(_ticks(done.stdout))
+    a, b = ours[len(ours) // 2] / 1e7, other[len(other) // 2] / 1e7
+    return Ratio(a, b, a / b), "100 million stores each"
+
+
+ROWS = (
+    Row("pagewalk run hello", "import unicorn, capstone, numpy", 2.5, run_hello),
+    Row("boot with 64 GiB", "boot with 64 MiB", 1.3, boot_size),
+    Row("kernel call that does nothing", "empty raw callback", 6.0, kernel_call),
+    Row("page table for 1 GiB of 4 KiB", "one numpy statement", 3.0, page_tables),
+    Row("store loop in an RW page", "qemu-system-riscv64", None, store_loop),
+)
