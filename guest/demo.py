@@ -10,7 +10,7 @@ from emu.debug.explain import describe_walk
 from emu.paging import satp_root
 from emu.stop import StopReason
 from emu.tables import size_text
-from emu.walk import Access, Translation, walk
+from emu.walk import Access, Translation, WalkConfig, walk
 from guest.runner import Options, boot_system, find
 from guest.system import System
 from mm.errors import CheckError
@@ -41,13 +41,11 @@ def tell(options: Options, say: Callable[[str], None]) -> tuple[int, System]:
     if stop.reason is not StopReason.EXIT or stop.code != 0:
         failed += 1
 
-    satp = kernel.satp(process.mm)
-    result = walk(
-        system.machine.ram, options.paging, satp_root(satp), process.entry, Access.EXECUTE
-    )
-    for line in describe_walk(
-        options.paging, satp_root(satp), process.entry, result, process.mm.asid
-    ):
+    mode, root = options.paging, satp_root(kernel.satp(process.mm))
+    va = system.symbols.address("main") or process.entry
+    result = walk(system.machine.ram, mode, root, va, Access.EXECUTE, WalkConfig(user=True))
+    say(f"{process.name}: main, as the hart found it:")
+    for line in describe_walk(mode, root, va, result, process.mm.asid):
         say(line)
     system.end_program()
     try:
@@ -77,5 +75,5 @@ def _tell_boot(system: System, say: Callable[[str], None]) -> None:
         for level, count in sorted(sizes.items(), reverse=True)
     )
     say(f"direct map at {layout.page_offset:#x}: {pages}")
-    caches = ", ".join(cache.name for cache in kernel.slab.caches() if "kmalloc" in cache.name)
-    say(f"slab caches: {caches}")
+    sizes_of = [c.name for c in kernel.slab.caches() if c.name.startswith("kmalloc-")]
+    say(f"slab: {len(kernel.slab.caches())} caches, {sizes_of[0]} to {sizes_of[-1]} among them")
