@@ -31,7 +31,8 @@ _ROM_PARAMETERS_SIZE = 16
 class Machine:
     """``ram_size`` bytes of RAM, one hart, UART, finisher; ``output`` gets console bytes.
 
-    ``poll_input`` gives the console bytes that have arrived, or none. ``access`` is `emu.hart.Hart`'s. Raises ValueError for an impossible RAM size.
+    ``poll_input`` gives the console bytes that have arrived, or none; ``access`` is
+    `emu.hart.Hart`'s. Raises ValueError for an impossible RAM size.
     """
 
     def __init__(
