@@ -109,9 +109,10 @@ def compile_object(source: Path, output: Path, flags: tuple[str, ...] = ()) -> N
     # A path relative to nothing of this machine: builds in two places are the same.
     prefix = f"-ffile-prefix-map={source.parent}=."
     includes = [f"-I{INCLUDE}", f"-I{BUILT / 'include'}", f"-I{RUNTIME}"]
+    name = str(source)
     _zig(
         *("cc", *_TARGET, _CPU, *language, *flags, prefix, *includes),
-        *("-c", "-o", str(output), str(source)),
+        *("-c", "-o", str(output), f"./{name}" if name.startswith("-") else name),
     )
 
 

@@ -7,16 +7,17 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from emu.board import RAM_SIZE_DEFAULT
 from emu.debug.trace import KINDS as TRACE_KINDS
 from emu.paging import MODES, PagingMode
-from guest.console import KernelLog, poll_input, read_input, write_bytes
+from emu.stop import StopReason
+from guest.console import KernelLog, open_missing, poll_input, read_input, write_bytes
 from guest.elf import ElfError
-from guest.runner import MACHINES, Options, Outcome, UsageError
+from guest.runner import EXIT_INTERRUPTED, MACHINES, Options, Outcome, UsageError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE_PATTERN = re.compile(r"(0x[0-9a-f]+|\d+)([kmgt]?)(i?b)?", re.IGNORECASE)
@@ -34,7 +35,9 @@ class SizeParameter(click.ParamType[int]):
         if match is None:
             self.fail(f"{value!r} is no size: give bytes, or a number with K, M, G or T")
         size = int(match[1], 0) * _UNITS[match[2].upper()]
-        if size == 0 or size % 4096:
+        if size == 0:
+            self.fail("a machine without RAM cannot run: give at least one page, 4K")
+        if size % 4096:
             self.fail(f"{value!r} is not a whole number of 4 KiB pages")
         if size > 1 << 50:
             self.fail(f"{value!r} is more than 1 PiB")
@@ -90,14 +93,24 @@ _access = click.option(
 class Group(click.Group):
     """Turns what a user did wrong into one line and status 2, whatever raised it."""
 
+    def make_context(self, *args: Any, **kw: Any) -> click.Context:
+        open_missing()
+        try:
+            return super().make_context(*args, **kw)
+        except click.UsageError as e:
+            _refuse(e)
+
     def invoke(self, ctx: click.Context) -> Any:
         from emu.inside import InsideError
         from firmware.images import NotBuilt
         from guest.system import BootError
+        from mm.errors import MmError
 
         try:
             return super().invoke(ctx)
-        except (ElfError, UsageError, NotBuilt, InsideError, ValueError) as e:
+        except click.UsageError as e:
+            _refuse(e)
+        except (ElfError, UsageError, NotBuilt, InsideError, MmError, ValueError) as e:
             message, *rest = str(e).splitlines() or [type(e).__name__]
             click.echo(f"pagewalk: {message}", err=True)
             for line in rest:  # a compiler's own messages
@@ -105,11 +118,34 @@ class Group(click.Group):
             ctx.exit(2)
         except BootError as e:
             click.echo(f"pagewalk: {e}", err=True)
-            ctx.exit(2)
+            ctx.exit(EXIT_INTERRUPTED if e.stop.reason is StopReason.INTERRUPTED else 2)
         except BrokenPipeError:
             # The reader of a pipe has gone: nobody is left to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             ctx.exit(141)
+        except OSError as e:  # of our own files and output: those of users are handled above
+            _drop_output()
+            click.echo(f"pagewalk: {e.strerror or e}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:  # outside of a run of the hart
+            click.echo("pagewalk: interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+def _refuse(error: click.UsageError) -> NoReturn:
+    """One line for arguments that are wrong; the help, where there were none at all."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error
+    command = error.ctx.command_path if error.ctx else "pagewalk"
+    click.echo(f"{command}: {error.format_message()} (see {command} --help)", err=True)
+    sys.exit(2)
+
+
+def _drop_output() -> None:
+    """What is still in the buffer of standard output can go nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,7 +157,7 @@ def main() -> None:
     pagewalk run                     the demo: boot, a module, a program, one walk
     pagewalk run hello               a guest that comes with pagewalk (see: list)
     pagewalk run ./prog.elf a b      your own ELF, or C file, with arguments
-    pagewalk walk ffffffd600000000   translate one address, level by level
+    pagewalk walk ffffffd600200000   translate one address, level by level
     pagewalk tables hello            everything that is mapped
     """
 
@@ -190,7 +226,9 @@ def run(
 
         status, _ = tell(options, log)
         if as_json:
-            _print_json({"program": None, "machine": "kernel", "exit": status, "log": log.lines})
+            text = b"".join(console).decode("utf-8", "replace")
+            story = {"program": None, "machine": "kernel", "exit": status}
+            _print_json(story | {"console": text, "log": log.lines})
         ctx.exit(status)
 
     elf = runner.find(program, machine)

@@ -8,6 +8,22 @@ import sys
 import time
 from collections.abc import Callable
 
+from guest import interrupt
+
+
+def open_missing() -> None:
+    """Put the null device where a standard stream was closed before we were started.
+
+    Else the next file or socket that is opened would take its descriptor.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDONLY if fd == 0 else os.O_WRONLY)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w", closefd=False))
+
 
 def write_bytes(data: bytes) -> None:
     """To standard output, at once."""
@@ -16,8 +32,15 @@ def write_bytes(data: bytes) -> None:
 
 
 def read_input(size: int) -> bytes:
-    """Up to ``size`` bytes of standard input, waiting for the first; b"" at its end."""
-    return os.read(0, size) if size else b""
+    """Up to ``size`` bytes of standard input, waiting for the first; b"" at its end.
+
+    Input that cannot be read has ended; Ctrl-C ends the waiting too.
+    """
+    try:
+        with interrupt.waiting():
+            return os.read(0, size) if size else b""
+    except OSError:
+        return b""
 
 
 def poll_input() -> bytes:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 PAGE_SIZE = 4096
+_MAGIC = b"\x7fELF"
 _EM_RISCV = "EM_RISCV"
 _R_RISCV_RELATIVE = 3
 _SEGMENTS_MAX = 256
+_SECTIONS_MAX = 1 << 16
 _VA_MAX = 1 << 64
 
 
@@ -62,6 +64,14 @@ class Elf:
         return self.read_symbols()
 
     @property
+    def names(self) -> list[SymbolEntry]:
+        """``symbols`` to explain things with: none where their table is damaged."""
+        try:
+            return self.symbols
+        except ElfError:
+            return []
+
+    @property
     def start(self) -> int:
         """The lowest VA."""
         return self.segments[0].va
@@ -84,7 +94,10 @@ class Elf:
 def load(path: Path) -> Elf:
     """Read and check a file. Raises ElfError."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(4)
+            if data == _MAGIC:  # else it may be a device, which never ends
+                data += file.read()
     except IsADirectoryError:
         raise ElfError(f"{path}: is a directory") from None
     except OSError as e:
@@ -94,7 +107,9 @@ def load(path: Path) -> Elf:
 
 def parse(data: bytes, name: str) -> Elf:
     """Check the bytes of a file. Raises ElfError."""
-    if data[:4] != b"\x7fELF":
+    if not data:
+        raise ElfError(f"{name}: an empty file")
+    if data[:4] != _MAGIC:
         raise ElfError(f"{name}: not an ELF file")
     try:
         return _parse(data, name)
@@ -123,6 +138,8 @@ def _parse(data: bytes, name: str) -> Elf:
         raise ElfError(f"{name}: {what.get(kind, f'of type {kind}')}, not an executable")
     if file.num_segments() > _SEGMENTS_MAX:
         raise ElfError(f"{name}: {file.num_segments()} program headers")
+    if file.num_sections() > _SECTIONS_MAX:
+        raise ElfError(f"{name}: {file.num_sections()} section headers")
     headers = list(file.iter_segments())
     if any(h["p_type"] == "PT_INTERP" for h in headers):
         raise ElfError(f"{name}: dynamically linked (it names an interpreter): link it statically")
@@ -225,6 +242,7 @@ def _relocations(file: Any, segments: list[Segment], name: str) -> list[tuple[in
 
 def _modinfo(file: Any) -> list[str]:
     section = file.get_section_by_name(".modinfo")
-    if section is None:
+    # Its size is only believed where the file has the bytes.
+    if section is None or section["sh_type"] != "SHT_PROGBITS":
         return []
     return [t.decode("utf-8", "replace") for t in section.data().split(b"\0") if t]

@@ -10,6 +10,27 @@ from collections.abc import Iterator
 
 from emu.hart import Hart
 
+_waiting = False
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Around a call that blocks: SIGINT ends it with InterruptedError.
+
+    Python would start such a call again after the signal, and the hart would never stop.
+    """
+    global _waiting
+    _waiting = True
+    try:
+        yield
+    finally:
+        _waiting = False
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    if _waiting:
+        raise InterruptedError
+
 
 @contextlib.contextmanager
 def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
@@ -30,7 +51,7 @@ def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
                 hart.stop()
 
     thread = threading.Thread(target=wait, name="ctrl-c", daemon=True)
-    old_handler = signal.signal(signal.SIGINT, lambda number, frame: None)
+    old_handler = signal.signal(signal.SIGINT, _interrupted)
     old_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     thread.start()
     try:

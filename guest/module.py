@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from emu.paging import PAGE_SIZE
 from guest.elf import Elf, ElfError
+from mm.errors import OutOfMemory
 from mm.kernel import Kernel
 from mm.pgtable import PAGE_KERNEL_EXEC, PAGE_KERNEL_READ
 
@@ -25,19 +27,22 @@ class Module:
         size = -(-elf.end // PAGE_SIZE) * PAGE_SIZE
         if elf.start != 0:
             raise ElfError(f"{elf.path}: a module is linked at 0, this one at {elf.start:#x}")
+        init = elf.symbol("init_module")
+        if init is None:
+            raise ElfError(f"{elf.path}: no init_module (module_init is missing)")
         base = kernel.module_alloc(size)
         if base is None:
             raise ElfError(f"{elf.path}: no room for a module of {size} bytes")
         self.base = base
         self.size = size
         try:
-            self._load(" ".join(arguments).encode())
+            self._load(os.fsencode(" ".join(arguments)))
+        except OutOfMemory as e:
+            kernel.vfree(base)
+            raise ElfError(f"{elf.path}: no room for a module: {e}") from None
         except BaseException:
             kernel.vfree(base)
             raise
-        init = elf.symbol("init_module")
-        if init is None:
-            raise ElfError(f"{elf.path}: no init_module (module_init is missing)")
         self.init = init + base
         cleanup = elf.symbol("cleanup_module")
         self.exit = None if cleanup is None else cleanup + base
@@ -73,6 +78,8 @@ class Module:
             return
         if len(arguments) >= size:
             raise ElfError(f"{self.elf.path}: arguments of {len(arguments)} bytes, {size} fit")
+        if not any(s.va <= place and place + size <= s.end for s in self.elf.segments):
+            raise ElfError(f"{self.elf.path}: {_ARGUMENTS_SYMBOL} lies in no segment")
         self._write(place, arguments + b"\0")
 
     def _write(self, offset: int, data: bytes) -> None:

@@ -10,6 +10,7 @@ TASK_SIZE  ---------------------------------------------
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from emu.paging import PAGE_SIZE
@@ -35,8 +36,8 @@ _RANDOM_SIZE = 16
 class Process:
     """A loaded program. ``entry`` and ``sp`` are VAs; ``mm`` is its address space.
 
-    Raises ElfError when the ELF does not fit into user space, OutOfMemory when RAM does
-    not suffice; nothing stays allocated then.
+    Raises ElfError when the ELF does not fit into user space or into free RAM; nothing
+    stays allocated then.
     """
 
     def __init__(
@@ -55,13 +56,19 @@ class Process:
         self.input = read_input
         self.pid = pid
         self.name = elf.path.rsplit("/", 1)[-1].removesuffix(".elf")
-        self.mm: MmStruct = kernel.mm_alloc()
+        try:
+            self.mm: MmStruct = kernel.mm_alloc()
+        except OutOfMemory as e:
+            raise ElfError(f"{elf.path}: no room for another process: {e}") from None
         try:
             self.bias = self._load(elf)
             self.entry = elf.entry + self.bias
             self.stack_top = self.mm.task_size
             self._map_stack()
             self.sp = self._fill_stack(arguments, environment)
+        except OutOfMemory as e:
+            kernel.mmdrop(self.mm)
+            raise ElfError(f"{elf.path}: does not fit into free RAM: {e}") from None
         except BaseException:
             kernel.mmdrop(self.mm)
             raise
@@ -95,14 +102,9 @@ class Process:
                 )
         ranges = _page_ranges(elf)
         for start, end, _ in ranges:
-            try:
-                # Writable while it is filled; then as the segment says.
-                size = end - start
-                self.kernel.mmap_region(self.mm, start + bias, size, VM_READ | VM_WRITE, self.name)
-            except OutOfMemory:
-                raise ElfError(
-                    f"{elf.path}: {end - start} bytes at {start:#x} do not fit into free RAM"
-                ) from None
+            # Writable while it is filled; then as the segment says.
+            size = end - start
+            self.kernel.mmap_region(self.mm, start + bias, size, VM_READ | VM_WRITE, self.name)
         for segment in elf.segments:
             self.kernel.copy_to_user(self.mm, segment.va + bias, segment.data)
         for offset, addend in elf.relative_relocations:
@@ -132,8 +134,8 @@ class Process:
             self.kernel.copy_to_user(self.mm, at, data)
             return at
 
-        argv = [push(text.encode() + b"\0") for text in (self.name, *arguments)]
-        envp = [push(text.encode() + b"\0") for text in environment]
+        argv = [push(os.fsencode(text) + b"\0") for text in (self.name, *arguments)]
+        envp = [push(os.fsencode(text) + b"\0") for text in environment]
         # The same bytes in every run: what a program does must not depend on luck.
         random = push(bytes(range(1, _RANDOM_SIZE + 1)))
         auxv = {

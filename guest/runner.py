@@ -76,6 +76,8 @@ class Outcome:
 
 def shipped() -> dict[str, Path]:
     """The guests that come with the package: name to ELF."""
+    if not build.BUILT.exists():
+        images.reset_code()  # raises NotBuilt with what to do
     found = {}
     for _, folder, suffix in build.SHIPPED:
         for path in sorted((build.BUILT / folder).glob(f"*{suffix}")):
@@ -88,9 +90,11 @@ def find(name: str, machine: str | None) -> Elf:
 
     Raises UsageError, ElfError.
     """
+    if not name:
+        raise UsageError("the program's name is empty")
     path = Path(name)
     known = shipped()
-    if not path.exists() and name in known:
+    if name in known and not path.is_file():  # a folder of that name is not meant
         return elf_file.load(known[name])
     if not path.exists():
         if "/" in name or path.suffix:
@@ -113,7 +117,7 @@ def machine_for(elf: Elf, asked: str | None) -> str:
     """The machine that runs ``elf``: the one asked for, or what its addresses say."""
     if asked:
         return asked
-    if elf.is_module or elf.end <= board.DRAM_BASE or elf.is_position_independent:
+    if elf.is_module or elf.start < board.DRAM_BASE or elf.is_position_independent:
         return "kernel"
     if board.DRAM_BASE + FIRMWARE_SIZE <= elf.start < 1 << 56:
         return "firmware"
@@ -158,7 +162,7 @@ def make_physical(elf: Elf, kind: str, options: Options) -> tuple[Machine, Symbo
             machine.set_htif(tohost, elf.symbol("fromhost"))
     machine.set_rom(images.reset_code(), entry)
     symbols = Symbols()
-    symbols.add_source(lambda: elf.symbols)
+    symbols.add_source(lambda: elf.names)
     return machine, symbols
 
 
@@ -194,7 +198,7 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
             module, stop = system.load_module(elf, arguments)
             if stop.reason is StopReason.EXIT and stop.value == 0:
                 stop = system.unload_module(module)
-            elif stop.reason is StopReason.EXIT:
+            elif stop.reason is StopReason.EXIT and stop.value is not None:
                 error = abs(stop.value)
                 stop = Stop(StopReason.EXIT, error & 0xFF or 1, detail=f"init failed: {stop.value}")
         else:
@@ -202,7 +206,7 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
             stop = system.run_program()
     outcome = describe(elf.path, "kernel", system.hart, stop, system.symbols)
     if stop.reason is StopReason.FAULT and stop.trap is not None:
-        outcome.explanation += "\n" + "\n".join(system.fault_notes(stop.trap))
+        outcome.explanation = "\n".join((outcome.explanation, *system.fault_notes(stop.trap)))
     return outcome, system
 
 

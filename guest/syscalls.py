@@ -96,8 +96,10 @@ def sys_mmap(
     """Anonymous memory only; ``address`` is a hint unless MAP_FIXED."""
     if not flags & _MAP_ANONYMOUS:
         return -ENOSYS
-    if size == 0 or size > process.mm.task_size or (address % PAGE_SIZE and flags & _MAP_FIXED):
+    if size == 0 or (address % PAGE_SIZE and flags & _MAP_FIXED):
         return -EINVAL
+    if size > process.mm.task_size:
+        return -ENOMEM
     size = -(-size // PAGE_SIZE) * PAGE_SIZE
     if flags & _MAP_FIXED:
         place: int | None = address

@@ -10,6 +10,7 @@ asks for page tables and switches translation on. Then Python holds M and S:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mm
@@ -37,7 +38,7 @@ from mm.kernel import Config, ImageSegment, Kernel
 from mm.pgtable import MmStruct
 from mm.vma import VM_GROWSDOWN
 
-_NEAR_STACK = 1 << 20  # bytes below the stack that count as an overflow of it
+_NEAR_SP = 64 << 10  # bytes between sp and what a function that overflows its stack touches
 _STACK_SIZE = 16 << 10  # bytes, of the stack that modules run on
 _M64 = (1 << 64) - 1
 _PRINTK_SIZE_MAX = 4096  # bytes of one call
@@ -130,6 +131,8 @@ class System:
         if stack is None:
             return Stop(StopReason.FAULT, detail="no memory for the kernel stack")
         self._stack_top = stack + _STACK_SIZE
+        for call in (Call.SETUP_VM, Call.START_KERNEL):  # the head's, once; no module's
+            del self._sbi.extensions[KERNEL_EXTENSION][call.value]
         return Stop(StopReason.EXIT, value="booted")
 
     # programs
@@ -137,11 +140,12 @@ class System:
     def load_program(
         self, elf: Elf, arguments: Sequence[str] = (), environment: Sequence[str] = ()
     ) -> Process:
-        """Load a program, not yet running. Raises ElfError."""
+        """Load a program, not yet running, in place of the one before. Raises ElfError."""
+        self.end_program()
         self.process = Process(
             self.kernel, elf, arguments, environment, self.output, self.read_input
         )
-        self.symbols.add_source(lambda: elf.symbols, self.process.bias)
+        self.symbols.add_source(lambda: elf.names, self.process.bias)
         w = self.hart.words
         for i in range(1, 32):
             w[i] = 0
@@ -176,24 +180,27 @@ class System:
     def load_module(self, elf: Elf, arguments: Sequence[str] = ()) -> tuple[Module, Stop]:
         """Load a module and run its init function.
 
-        Returns the module and how init ended: EXIT with its result as ``value``, or a
-        fault. A module whose init fails is unloaded, as Linux does. Raises ElfError.
+        Returns the module and how init ended: EXIT with its result as ``value`` (None when
+        it ended the machine), or a fault. A module whose init fails is unloaded, as Linux
+        does. Raises ElfError.
         """
         module = Module(self.kernel, elf, arguments)
-        self.symbols.add_source(lambda: elf.symbols, module.base)
+        self.symbols.add_source(lambda: elf.names, module.base)
         self.modules.append(module)
         stop = self.call(module.init)
-        if stop.reason is StopReason.EXIT and stop.value != 0:
+        if stop.reason is StopReason.EXIT and stop.value not in (0, None):
             self._forget(module)
         return module, stop
 
     def unload_module(self, module: Module) -> Stop:
-        """Run a module's exit function and give its memory back."""
+        """Run a module's exit function, which has no result, and give its memory back."""
         stop = Stop(StopReason.EXIT, value=0)
         if module.exit is not None:
             stop = self.call(module.exit)
         if stop.reason is StopReason.EXIT:
             self._forget(module)
+            if stop.value is not None:
+                stop = replace(stop, value=0)
         return stop
 
     def _forget(self, module: Module) -> None:
@@ -220,7 +227,8 @@ class System:
     # traps to S
 
     def _supervisor_trap(self, trap: Trap) -> Stop | None:
-        if trap.cause == 8 and not trap.interrupt:
+        # A module can enter U-mode too, but it is no process.
+        if trap.cause == 8 and not trap.interrupt and self.process is not None:
             return self._system_call(trap)
         return Stop(StopReason.FAULT, trap=trap)
 
@@ -263,12 +271,12 @@ class System:
         vma = spaces.vma_lookup(self.process.mm, va)
         if vma is not None:
             flags = "".join(c if vma.vm_flags >> i & 1 else "-" for i, c in enumerate("rwx"))
-            return f"vm_area_struct {vma.vm_start:#x}-{vma.vm_end:#x} {flags} {vma.name}"
+            return f"vm_area_struct {vma.vm_start:#x}-{vma.vm_end:#x} {flags} {vma.name}".rstrip()
         after = spaces.find_vma(self.process.mm, va)
         text = f"no vm_area_struct holds {va:#x}"
         if after is not None:
             text += f"; the next one above is {after.vm_start:#x}-{after.vm_end:#x} {after.name}"
-            if after.vm_flags & VM_GROWSDOWN and after.vm_start - va <= _NEAR_STACK:
+            if after.vm_flags & VM_GROWSDOWN and abs(self.hart.words[W.SP] - va) <= _NEAR_SP:
                 text += ": the stack has overflowed into its guard"
         return text
 
@@ -288,6 +296,8 @@ class System:
         *lines, self._printk_rest = (self._printk_rest + data).split(b"\n")
         for line in lines:
             self.log(line.decode("utf-8", "replace"))
+        if len(self._printk_rest) > _PRINTK_SIZE_MAX:
+            self._flush_printk()
         return SUCCESS, size
 
     def _flush_printk(self) -> None:

@@ -1,18 +1,20 @@
 #include "format.h"
 
 struct sink {
-    char *to;
-    size_t left;
+    char *buffer;
+    size_t size, used;
+    void (*flush)(const char *text, size_t size);
     int count;
 };
 
 static void put(struct sink *sink, char c)
 {
-    if (sink->left > 1) {
-        *sink->to++ = c;
-        sink->left--;
-        sink->count++;
+    if (sink->used == sink->size) {
+        sink->flush(sink->buffer, sink->used);
+        sink->used = 0;
     }
+    sink->buffer[sink->used++] = c;
+    sink->count++;
 }
 
 static void put_padded(struct sink *sink, const char *text, int length, int width, char pad)
@@ -32,14 +34,19 @@ static void put_number(struct sink *sink, unsigned long value, int negative, uns
         digits[--at] = "0123456789abcdef"[value % base];
         value /= base;
     } while (value);
-    if (negative)
+    if (negative && pad == '0') { /* the sign stands before the zeros */
+        put(sink, '-');
+        width--;
+    } else if (negative) {
         digits[--at] = '-';
+    }
     put_padded(sink, digits + at, (int)sizeof digits - at, width, pad);
 }
 
-int format_text(char *to, size_t size, const char *format, va_list arguments)
+int format_text(char *buffer, size_t size, void (*flush)(const char *text, size_t size),
+                const char *format, va_list arguments)
 {
-    struct sink sink = {to, size, 0};
+    struct sink sink = {buffer, size, 0, flush, 0};
     for (; *format; format++) {
         if (*format != '%') {
             put(&sink, *format);
@@ -92,7 +99,7 @@ int format_text(char *to, size_t size, const char *format, va_list arguments)
             put(&sink, *format);
         }
     }
-    if (sink.left)
-        *sink.to = 0;
+    if (sink.used)
+        flush(buffer, sink.used);
     return sink.count;
 }

@@ -3,14 +3,18 @@
 
 #include "format.h"
 
+static void flush(const char *text, size_t size)
+{
+    kernel_call(CALL_PRINTK, (long)text, (long)size);
+}
+
 int printk(const char *format, ...)
 {
     char line[256];
     va_list arguments;
     va_start(arguments, format);
-    int count = format_text(line, sizeof line, format, arguments);
+    int count = format_text(line, sizeof line, flush, format, arguments);
     va_end(arguments);
-    kernel_call(CALL_PRINTK, (long)line, count);
     return count;
 }
 

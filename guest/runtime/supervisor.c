@@ -5,14 +5,18 @@
 
 #include "format.h"
 
+static void flush(const char *text, size_t size)
+{
+    sbi_call(SBI_EXT_DBCN, 0, (long)size, (long)text, 0);
+}
+
 int printf(const char *format, ...)
 {
     char line[256];
     va_list arguments;
     va_start(arguments, format);
-    int count = format_text(line, sizeof line, format, arguments);
+    int count = format_text(line, sizeof line, flush, format, arguments);
     va_end(arguments);
-    sbi_call(SBI_EXT_DBCN, 0, count, (long)line, 0);
     return count;
 }
 

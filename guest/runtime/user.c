@@ -88,14 +88,18 @@ int strcmp(const char *a, const char *b)
     return (unsigned char)*a - (unsigned char)*b;
 }
 
+static void flush(const char *text, size_t size)
+{
+    write(1, text, size);
+}
+
 int printf(const char *format, ...)
 {
     char line[512];
     va_list arguments;
     va_start(arguments, format);
-    int count = format_text(line, sizeof line, format, arguments);
+    int count = format_text(line, sizeof line, flush, format, arguments);
     va_end(arguments);
-    write(1, line, (size_t)count);
     return count;
 }
 

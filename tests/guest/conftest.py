@@ -1,0 +1,51 @@
+"""Fixtures of the guests' tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for guest_kit.py
+
+from guest_kit import Kernel
+
+from emu.paging import SV39, PagingMode
+from guest.cli import main
+
+
+@pytest.fixture
+def machines() -> Iterator[Callable[..., Kernel]]:
+    """machines(mode, **system) -> a kernel machine that has booted; checked and closed."""
+    made: list[Kernel] = []
+
+    def make(mode: PagingMode = SV39, **options: object) -> Kernel:
+        made.append(Kernel(mode, **options))
+        return made[-1]
+
+    yield make
+    for kernel in made:
+        kernel.close()
+
+
+@pytest.fixture
+def kernel(machines: Callable[..., Kernel]) -> Kernel:
+    """A kernel machine under Sv39."""
+    return machines()
+
+
+@pytest.fixture
+def pagewalk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """pagewalk("run", "hello") -> what the command line does, in this process."""
+    monkeypatch.setattr("guest.cli.poll_input", lambda: b"")
+
+    def call(*arguments: object) -> Result:
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return call
