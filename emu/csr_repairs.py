@@ -82,8 +82,9 @@ def install(hart: Hart) -> None:
             allowed = CSR.S_INTERRUPTS
             if mask == CSR.SIP:
                 allowed = w[words.MIDELEG] & 1 << CSR.IRQ_SSI
-            hart.pending = hart.pending & ~allowed | value & allowed
-            hart._present()
+            with hart.pending_lock:
+                hart.pending = hart.pending & ~allowed | value & allowed
+                hart._present()
 
         return read, write
 

@@ -8,8 +8,8 @@ the Python handler that holds it. Nothing else decides where a trap goes.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 
 import unicorn.unicorn_const as ucc
 from unicorn.unicorn_py3.unicorn import Uc, UcError
@@ -66,6 +66,9 @@ class Hart:
         self.handlers: dict[int, Handler | None] = {3: None, 1: None}  # by target level
         self.trap_listener: Callable[[Trap], None] | None = None
         self.pending = 0  # mip as the devices and software have it
+        # Around each change of `pending` and what the engine is shown of it: a thread that
+        # shows what was pending a moment ago would make an interrupt out of nothing.
+        self.pending_lock = threading.RLock()
         self.running = False
         self._stop: Stop | None = None
         self._error: BaseException | None = None
@@ -76,6 +79,7 @@ class Hart:
         self._tasks: list[Callable[[], Stop | None]] = []
         self._stepping_over = False
         self._rerun_to: int | None = None  # VA, see _exception
+        self._counted = False  # the translated code obeys a count
         self._in_place = self.access.in_place
         self._install_hooks()
         if isinstance(self.access, inside.InsideAccess):
@@ -106,26 +110,19 @@ class Hart:
 
     def reset(self, pc: int) -> None:
         """The state after reset (section 3.4): M-mode at ``pc`` (PA), no translation."""
-        with self._outside():
-            w = self.words
-            for i in range(words.GPR, words.FPR):
-                w[i] = 0
-            for i in (words.MIDELEG, words.MEDELEG, words.MIE, words.SATP, words.MIP):
-                w[i] = 0
-            w[words.PC] = pc
-            w[words.PRIV] = Priv.M
-            w[words.LOAD_RES] = _M64
-            w[words.MSTATUS] = CSR.MSTATUS_UXL_64 | CSR.MSTATUS_SXL_64
+        w = self.words
+        for i in range(words.GPR, words.FPR):
+            w[i] = 0
+        for i in (words.MIDELEG, words.MEDELEG, words.MIE, words.SATP, words.MIP):
+            w[i] = 0
+        w[words.PC] = pc
+        w[words.PRIV] = Priv.M
+        w[words.LOAD_RES] = _M64
+        w[words.MSTATUS] = CSR.MSTATUS_UXL_64 | CSR.MSTATUS_SXL_64
+        self.access.store()
         self.access.flush_tlb()
         self.pending = 0
         self._present()
-
-    @contextlib.contextmanager
-    def _outside(self) -> Iterator[None]:
-        """Around a change of the state that is made while the hart does not run."""
-        self.access.load()
-        yield
-        self.access.store()
 
     @property
     def pc(self) -> int:
@@ -233,8 +230,9 @@ class Hart:
 
     def set_pending(self, number: int, level: bool) -> None:
         """Raise or lower interrupt ``number`` (a bit of mip)."""
-        self.pending = self.pending | 1 << number if level else self.pending & ~(1 << number)
-        self._present()
+        with self.pending_lock:
+            self.pending = self.pending | 1 << number if level else self.pending & ~(1 << number)
+            self._present()
 
     def _present(self) -> None:
         """Show the engine the one interrupt that comes next.
@@ -244,26 +242,28 @@ class Hart:
         the winner (mip, mie, mideleg). An interrupt to M hides those to S, as it should:
         wherever one to S could be taken, the one to M would be taken first.
         """
-        choice = trap.choose_interrupt(self.words, self.pending)
-        if choice is None:
-            self.access.present_interrupts(0)
-        elif self.handlers[choice[1]] is not None or not self._in_place:
-            # Python takes it: stop the hart where it is enabled, see _take_interrupts.
-            self.access.present_interrupts(0)
-            if self.running and trap.is_enabled(self.words, choice[1]):
-                inside.emu_stop(self.uc)
-        else:
-            self.access.present_interrupts(1 << choice[0])
+        with self.pending_lock:
+            choice = trap.choose_interrupt(self.words, self.pending)
+            if choice is None:
+                self.access.present_interrupts(0)
+            elif self.handlers[choice[1]] is not None or not self._in_place:
+                # Python takes it: stop the hart where it is enabled, see _take_interrupts.
+                self.access.present_interrupts(0)
+                if self.running and trap.is_enabled(self.words, choice[1]):
+                    inside.emu_stop(self.uc)
+            else:
+                self.access.present_interrupts(1 << choice[0])
 
     def _take_interrupts(self) -> None:
         """Take what is pending and enabled and not delivered by the engine itself."""
-        choice = trap.choose_interrupt(self.words, self.pending)
-        if choice is None or not trap.is_enabled(self.words, choice[1]):
-            return
-        if self.handlers[choice[1]] is None and self._in_place:
-            return
         w = self.words
-        self._dispatch(Trap(choice[0], w[words.PC], 0, w[words.PRIV], choice[1], True))
+        while self._stop is None and not self._stop_asked:
+            choice = trap.choose_interrupt(w, self.pending)
+            if choice is None or not trap.is_enabled(w, choice[1]):
+                return
+            if self.handlers[choice[1]] is None and self._in_place:
+                return
+            self._dispatch(Trap(choice[0], w[words.PC], 0, w[words.PRIV], choice[1], True))
 
     # traps
 
@@ -282,6 +282,8 @@ class Hart:
         stop = handler(record)
         if stop is not None:
             self.end(stop)
+        if self.pending:  # the handler may have changed what is enabled
+            self._present()
 
     def _vector_is_gone(self, record: Trap) -> bool:
         """Whether nobody handles this trap: the handler's own first fetch has trapped to it.
@@ -315,6 +317,8 @@ class Hart:
                 if not in_place:
                     access.load()
                 pc = w[pc_word] - 4  # always 4, also behind a 2-byte instruction
+                if pc < 0:
+                    pc += 1 << 64
                 if number == 8:  # ecall: reported as from U, from every level
                     priv = w[priv_word]
                     cause = 8 + priv
@@ -323,17 +327,18 @@ class Hart:
                     if handler is None or self.trap_listener is not None:
                         self._dispatch(Trap(cause, pc, 0, priv, target))
                     else:
-                        key = cause << 2 | target
-                        record = records.get(key)
-                        if record is None:
-                            record = records[key] = Trap(cause, pc, 0, priv, target)
+                        record = records.get(cause)
+                        if record is None or record.target != target:
+                            record = records[cause] = Trap(cause, pc, 0, priv, target)
                         record.epc = w[pc_word] = pc
                         stop = handler(record)
                         if stop is not None:
-                            del records[key]  # it may live on in the Stop
+                            del records[cause]  # it may live on in the Stop
                             self.end(stop)
+                        if self.pending:  # the handler may have changed what is enabled
+                            self._present()
                 elif self._hole is None:
-                    self._exception(number, pc & _M64)
+                    self._exception(number, pc)
                 else:  # the state was poisoned at an access to a hole, see _on_hole
                     inside.emu_stop(self.uc)
                 if not in_place:
@@ -490,20 +495,28 @@ class Hart:
     def _run(self, count: int) -> Stop:
         w = self.words
         self.access.store()
+        left = count
         while True:
+            if count and not left:
+                return self._finish(Stop(StopReason.LIMIT))
             self._present()
             self._take_interrupts()
             if self._stop is not None:
                 return self._finish(self._stop)
+            if self._stop_asked:  # while the engine was not running, which loses such a stop
+                return self._finish(Stop(StopReason.INTERRUPTED))
             if not self._in_place:
                 self.access.store()
             pc = w[words.PC]
-            step = self._must_step()
+            # One by one, so that traps cannot upset the count: each is one instruction.
+            step = count > 0 or self._must_step()
             rerun_to, self._rerun_to = self._rerun_to, None
             if rerun_to is not None:
                 self.uc.ctl_set_exits([rerun_to])
-            status = inside.emu_start(self.uc, pc, 1 if step else count)
+            status = self._start(pc, 1 if step else 0)
             self.access.load()
+            if self._rerun_to is None:
+                left -= 1
             if rerun_to is not None:
                 self.uc.ctl_set_exits([])
             if self._error is not None:
@@ -528,17 +541,22 @@ class Hart:
             if status != ucc.UC_ERR_OK:
                 text = UcError(status)
                 raise HartError(f"{text} at pc={w[words.PC]:#x}")
-            if count and not step:
-                return self._finish(Stop(StopReason.LIMIT))
-            if rerun_to == w[words.PC]:
+            if rerun_to == w[words.PC] or (step and w[words.PC] != pc + 4):
                 continue
             if self._at_wfi() and not self.pending & w[words.MIE]:
                 return self._finish(Stop(StopReason.WFI))
 
+    def _start(self, pc: int, count: int) -> int:
+        """Run the engine from ``pc``, for one instruction (``count`` 1) or on and on (0)."""
+        if self._counted != bool(count):
+            self._counted = bool(count)
+            self.access.obey_count(self._counted)
+        return inside.emu_start(self.uc, pc, count)
+
     def _step_over(self, pc: int) -> None:
         """On the public way a stop leaves pc at the access that asked for it: finish that."""
         self._stepping_over = True
-        inside.emu_start(self.uc, pc, 1)
+        self._start(pc, 1)
         self._stepping_over = False
         self.access.load()
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes as C
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -131,6 +132,12 @@ class StateAccess(Protocol):
     def flush_code(self) -> None:
         """Drop every translated block: the bytes of some code have changed."""
 
+    def obey_count(self, on: bool) -> None:
+        """Prepare for `emu_start` with a count, or without one again.
+
+        A count is looked at in code that was translated for it, so all is dropped.
+        """
+
     def present_interrupts(self, mip: int) -> None:
         """Let the hart see these bits of ``mip`` and deliver them by itself."""
 
@@ -226,6 +233,9 @@ class PublicAccess:
     def flush_code(self) -> None:
         self._uc.ctl_flush_tb()
 
+    def obey_count(self, on: bool) -> None:
+        self.flush_code()
+
     def present_interrupts(self, mip: int) -> None:
         self.words[W.MIP] = mip  # readable by the guest; `emu.hart` delivers
 
@@ -269,7 +279,8 @@ class InsideAccess:
         self._cs = C.c_void_p(self._cpu)
         # With it, only the start of a block asks for exits: no AMO or device access is
         # cut in two and run twice, and loads and stores lose a helper call.
-        C.c_uint8.from_address(handle + _UC_NO_EXIT_REQUEST).value = 1
+        self._no_exit_request = C.c_uint8.from_address(handle + _UC_NO_EXIT_REQUEST)
+        self._no_exit_request.value = 1
         _accesses[self._env] = self
         self.on_error: Callable[[BaseException], None] = _raise
         self._reads: dict[int, CsrRead] = {}
@@ -312,6 +323,11 @@ class InsideAccess:
 
     def flush_code(self) -> None:
         self._uc.ctl_flush_tb()
+
+    def obey_count(self, on: bool) -> None:
+        # A count ends behind any instruction, not at the start of a block only.
+        self._no_exit_request.value = 0 if on else 1
+        self.flush_code()
 
     def present_interrupts(self, mip: int) -> None:
         self._update_mip(self._cs, C.c_uint32(0xFFFF_FFFF), C.c_uint32(mip))
@@ -362,7 +378,7 @@ _self_memory: int | None = None
 
 # QEMU has one CSR table for all engines of the process, so an override is installed once
 # and finds its hart by the env pointer it is called with.
-_accesses: dict[int, InsideAccess] = {}
+_accesses: weakref.WeakValueDictionary[int, InsideAccess] = weakref.WeakValueDictionary()
 _originals: dict[int, _CsrOps] = {}
 _keep: list[Any] = []
 

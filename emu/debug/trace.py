@@ -54,6 +54,7 @@ def _hook_code(hart: Hart, see: Callable[[int], None]) -> None:
     callback = inside.CODE_CB(code)
     hart._callbacks.append(callback)
     inside.hook(hart.uc, ucc.UC_HOOK_CODE, callback)
+    hart.access.flush_code()  # code that is translated already does not call it
 
 
 def _trap_line(trap: Trap, symbols: Symbols) -> str:

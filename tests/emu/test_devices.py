@@ -1,0 +1,233 @@
+"""Devices by their registers, without a hart; and symbols."""
+
+from __future__ import annotations
+
+import pytest
+
+from emu.debug.symbols import Symbols
+from emu.devices.finisher import Finisher
+from emu.devices.htif import Htif
+from emu.devices.uart import Uart
+from emu.ram import Ram
+from emu.stop import Stop, StopReason
+
+# NS16550 registers
+RBR = THR = 0
+IER, IIR, LCR, MCR, LSR, MSR, SCR = 1, 2, 3, 4, 5, 6, 7
+FCR = IIR
+
+
+class Line:
+    """A UART with its output, and each change of its interrupt line."""
+
+    def __init__(self) -> None:
+        self.output = bytearray()
+        self.irq: list[bool] = []
+        self.uart = Uart(0x1000_0000, self.output.extend, self.irq.append)
+
+    def __call__(self, offset: int, value: int | None = None) -> int:
+        if value is None:
+            return self.uart.read(offset, 1)
+        self.uart.write(offset, 1, value)
+        return 0
+
+
+def test_uart_after_reset() -> None:
+    line = Line()
+    assert [line(i) for i in range(8)] == [0, 0, 1, 0, 0, 0x60, 0xB0, 0]
+    assert (line.uart.base, line.uart.size, line.irq) == (0x1000_0000, 0x100, [])
+    assert line.uart.read(0x40, 1) == 0
+
+
+def test_uart_sends_at_once() -> None:
+    line = Line()
+    for byte in b"hi\n":
+        line(THR, byte)
+        assert line(LSR) == 0x60
+    line.uart.write(THR, 4, 0x12345641)  # a word access: its low byte counts
+    assert bytes(line.output) == b"hi\nA"
+
+
+def test_uart_receives_in_order_and_loses_nothing() -> None:
+    line = Line()
+    sent = bytes(range(100))
+    line.uart.receive(sent)
+    assert line(LSR) == 0x61
+    assert bytes(line(RBR) for _ in sent) == sent
+    assert (line(LSR), line(RBR)) == (0x60, 0)
+    assert line.irq == []  # interrupts were not enabled
+
+
+def test_uart_receive_interrupt_is_a_level() -> None:
+    line = Line()
+    line(IER, 1)
+    line.uart.receive(b"ab")
+    assert (line.irq, line(IIR)) == ([True], 4)
+    assert line(IIR) == 4  # reading IIR does not clear it
+    line(RBR)
+    assert line.irq == [True]
+    line(RBR)
+    assert (line.irq, line(IIR)) == ([True, False], 1)
+
+
+def test_uart_transmit_interrupt_is_an_edge() -> None:
+    line = Line()
+    line(IER, 2)
+    assert line.irq == [True]  # empty when it is enabled
+    assert line(IIR) == 2
+    assert line(IIR) == 1 and line.irq == [True, False]  # reading it was the acknowledgement
+    line(THR, 65)
+    assert line.irq == [True, False, True]
+    line(IER, 0)
+    assert line.irq == [True, False, True, False]
+    # Receiving comes first.
+    line(IER, 3)
+    line.uart.receive(b"x")
+    assert line(IIR) == 4
+    line(RBR)
+    assert line(IIR) == 2
+
+
+def test_uart_fifo_bits() -> None:
+    line = Line()
+    line(FCR, 1)
+    assert line(IIR) == 0xC1
+    line.uart.receive(b"abc")
+    line(FCR, 3)  # clear what was received
+    assert line(LSR) == 0x60
+    line(FCR, 0)
+    assert line(IIR) == 1
+
+
+def test_uart_divisor_latch_hides_the_data_register() -> None:
+    line = Line()
+    line(LCR, 0x83)
+    line(THR, 0x34)
+    line(IER, 0x12)
+    assert (line(THR), line(IER), line.output, line.irq) == (0x34, 0x12, b"", [])
+    line(LCR, 0x03)
+    assert (line(LCR), line(IER), line(RBR)) == (3, 0, 0)
+    line(LCR, 0x80)
+    assert (line(THR), line(IER)) == (0x34, 0x12)
+
+
+def test_uart_scratch_and_loopback() -> None:
+    line = Line()
+    line(SCR, 0x5A)
+    assert line(SCR) == 0x5A
+    line(MCR, 0x10)
+    line(THR, 0x77)
+    assert (line.output, line(LSR), line(RBR)) == (b"", 0x61, 0x77)
+    line(MCR, 0xFF)
+    assert line(MCR) == 0x1F
+    line(IER, 0xF0)
+    assert line(IER) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [(0x5555, 0), (0x1_5555, 0), (0x7777, 0), (0x2A_3333, 42), (0x3333, 1), (0xFFFF_3333, 0xFFFF)],
+)
+def test_finisher(value: int, code: int) -> None:
+    ends: list[Stop] = []
+    finisher = Finisher(0x10_0000, ends.append)
+    finisher.write(0, 4, value)
+    (stop,) = ends
+    assert (stop.reason, stop.code, stop.trap) == (StopReason.EXIT, code, None)
+
+
+def test_finisher_ignores_the_rest() -> None:
+    ends: list[Stop] = []
+    finisher = Finisher(0x10_0000, ends.append)
+    for offset, value in ((4, 0x5555), (0, 0), (0, 0x5554), (0, 0x1234)):
+        finisher.write(offset, 4, value)
+    assert ends == [] and finisher.read(0, 4) == 0
+    assert (finisher.base, finisher.size) == (0x10_0000, 0x1000)
+
+
+TOHOST, FROMHOST, CALL, TEXT = 0x8000_1000, 0x8000_1040, 0x8000_1080, 0x8000_1100
+
+
+class Host:
+    def __init__(self, fromhost: int | None = FROMHOST) -> None:
+        self.ram = Ram(0x4000)
+        self.output = bytearray()
+        self.htif = Htif(self.ram, TOHOST, fromhost, self.output.extend)
+
+    def poll(self, value: int) -> Stop | None:
+        self.ram.write64(TOHOST, value)
+        return self.htif.poll()
+
+    def call(self, *arguments: int) -> int:
+        """A system call through the eight words; its result, signed."""
+        for i, argument in enumerate(arguments):
+            self.ram.write64(CALL + 8 * i, argument)
+        assert self.poll(CALL) is None
+        assert self.ram.read64(TOHOST) == 0
+        result = self.ram.read64(CALL)
+        return result - (1 << 64) if result >> 63 else result
+
+
+def test_htif_exit() -> None:
+    host = Host()
+    assert host.poll(0) is None
+    for value, code in ((1, 0), (3, 1), (2 * 1337 + 1, 1337)):
+        stop = host.poll(value)
+        assert stop is not None and (stop.reason, stop.code) == (StopReason.EXIT, code)
+    assert stop is not None and stop.detail == "tohost: test 1337 failed"
+
+
+def test_htif_putchar() -> None:
+    host = Host()
+    for byte in b"ok":
+        assert host.poll(1 << 56 | 1 << 48 | byte) is None
+        assert host.ram.read64(TOHOST) == 0
+    assert host.output == b"ok"
+    assert host.ram.read64(FROMHOST) == 0
+    host.poll(1 << 56 | 0 << 48 | 65)  # getchar: there is nobody
+    host.poll(2 << 56 | 1 << 48 | 65)  # no such device
+    assert host.output == b"ok" and host.ram.read64(TOHOST) == 0
+
+
+def test_htif_system_calls() -> None:
+    host = Host()
+    host.ram.write(TEXT, b"hello, host")
+    assert host.call(64, 1, TEXT, 5) == 5
+    assert (host.output, host.ram.read64(FROMHOST)) == (b"hello", 1)
+    assert host.call(64, 1, 0x1000, 5) == -14  # EFAULT
+    assert host.call(63, 0, TEXT, 5) == -38  # ENOSYS
+    assert host.output == b"hello"
+    for i, word in enumerate((93, 7)):
+        host.ram.write64(CALL + 8 * i, word)
+    stop = host.poll(CALL)
+    assert stop is not None and (stop.reason, stop.code) == (StopReason.EXIT, 7)
+
+
+@pytest.mark.parametrize("pa", [0x1000, 0x8000_3FF0, 0x8000_1084, 0x8000_4000])
+def test_htif_survives_a_pointer_to_nowhere(pa: int) -> None:
+    host = Host(fromhost=None)
+    host.ram.write64(TOHOST, pa)
+    assert host.htif.poll() is None
+    assert host.ram.read64(TOHOST) == 0 and host.output == b""
+
+
+def test_symbols() -> None:
+    symbols = Symbols([(0x1000, 0x20, "main"), (0x1020, 0x10, "helper"), (0x5000, 0, "label")])
+    assert [symbols.name(va) for va in (0xFFF, 0x1000, 0x1004, 0x101F, 0x1020, 0x102F)] == [
+        None, "main", "main+0x4", "main+0x1f", "helper", "helper+0xf"
+    ]  # fmt: skip
+    assert symbols.name(0x1030) is None and symbols.start(0x1030) is None
+    assert (symbols.start(0x1004), symbols.start(0x0)) == (0x1000, None)
+    assert (symbols.address("helper"), symbols.address("nobody")) == (0x1020, None)
+    assert symbols.name(0x5000 + 0x100) == "label+0x100"
+    assert symbols.name(0x5000 + 0x10000) is None
+    assert Symbols().name(0x1000) is None
+
+
+def test_symbols_come_and_go() -> None:
+    symbols = Symbols([(0x1000, 0x20, "kernel")])
+    symbols.add([(0x0, 0x10, "init"), (0x10, 8, "exit")], bias=0x8000)
+    assert (symbols.address("init"), symbols.name(0x8012)) == (0x8000, "exit+0x2")
+    symbols.remove_range(0x8000, 0x9000)
+    assert symbols.address("init") is None and symbols.name(0x8012) is None
+    assert symbols.name(0x1000) == "kernel"
