@@ -27,11 +27,6 @@ def waiting() -> Iterator[None]:
         _waiting = False
 
 
-def _interrupted(_number: int, _frame: object) -> None:
-    if _waiting:
-        raise InterruptedError
-
-
 @contextlib.contextmanager
 def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
     """SIGINT stops ``hart`` at its next block; the run returns INTERRUPTED.
@@ -45,13 +40,18 @@ def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
+    def interrupted(_number: int, _frame: object) -> None:
+        if _waiting:
+            hart.stop()  # now: the thread may come to it after the guest has gone on
+            raise InterruptedError
+
     def wait() -> None:
         while data := ours.recv(16):
             if signal.SIGINT in data:
                 hart.stop()
 
     thread = threading.Thread(target=wait, name="ctrl-c", daemon=True)
-    old_handler = signal.signal(signal.SIGINT, _interrupted)
+    old_handler = signal.signal(signal.SIGINT, interrupted)
     old_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     thread.start()
     try:

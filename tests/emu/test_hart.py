@@ -396,3 +396,44 @@ def test_code_behind_a_wfi_is_not_a_wfi(bench: Bench) -> None:
     for _ in range(6):
         assert bench.machine.run(1).reason is StopReason.LIMIT
     assert bench.reg("s1") == 3
+
+
+ACROSS = batch(
+    """
+    1: addi s1, s1, -1
+    addi s2, s2, 1
+    .option norvc
+    addi s3, s3, 1
+    .option rvc
+    bnez s1, 1b
+    wfi
+    """
+)
+
+
+def test_a_loop_across_two_pages_runs_at_full_speed_once_both_are_mapped(bench: Bench) -> None:
+    """The stop just before the page boundary, by which the fault is made precise, is not left
+    behind in the translated code."""
+    tables = bench.translate()
+    page = 0x4000_0000
+    tables.map(page, DATA)
+    bench.ram.write(DATA + 0xFFA, ACROSS.code)  # the third instruction crosses
+
+    def handler(trap: Trap) -> None:
+        assert (trap.cause, trap.epc, trap.tval) == (12, page + 0xFFE, page + 0x1000)
+        tables.map(page + 0x1000, DATA + 0x1000)
+
+    traps = bench.hold_m(handler)  # type: ignore[arg-type]
+    entries = 0
+    present = bench.hart._present
+
+    def counted() -> None:  # once for each entry into the engine
+        nonlocal entries
+        entries += 1
+        present()
+
+    bench.hart._present = counted  # type: ignore[method-assign]
+    stop = bench.run(pc=page + 0xFFA, priv=1, s1=5000)
+    assert stop.reason is StopReason.WFI
+    assert (len(traps), bench.reg("s2"), bench.reg("s3")) == (1, 5000, 5000)
+    assert entries < 10
