@@ -208,7 +208,7 @@ class PublicAccess:
         "sstatus.UXL reads 0, mstatus.TW and TSR are at bits 29 and 30",
         "mcycle and minstret are read-only, there is no tselect",
         "rdtime is an illegal instruction",
-        "two interrupts that become pending at once are taken lowest number first",
+        "mip as the guest reads it does not show what devices have pending",
         "a stop from outside can make an AMO or a device access run twice",
     )
 
@@ -310,7 +310,8 @@ class InsideAccess:
 
     def close(self) -> None:
         """Forget the engine; CSR overrides no longer reach this object."""
-        _accesses.pop(self._env, None)
+        if _accesses.get(self._env) is self:  # a later engine may have the same address
+            del _accesses[self._env]
 
     def load(self) -> None:
         pass

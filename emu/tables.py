@@ -23,6 +23,8 @@ from emu.paging import (
 )
 from emu.ram import Ram
 
+ENTRIES_MAX = 1 << 22  # 16 GiB of 4 KiB pages
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -53,9 +55,22 @@ class Range:
     attributes: str  # rwxugad
 
 
+class TooManyEntries(ValueError):
+    """More PTEs than ENTRIES_MAX: tables that point to themselves make endless trees."""
+
+
 def entries(ram: Ram, mode: PagingMode, root_pa: int) -> Iterator[Entry]:
-    """Every valid PTE of the tree at ``root_pa``, a table before what it holds, by VA."""
-    yield from _entries(ram, mode, root_pa, mode.levels - 1, 0)
+    """Every valid PTE of the tree at ``root_pa``, a table before what it holds, by VA.
+
+    Raises TooManyEntries.
+    """
+    for count, entry in enumerate(_entries(ram, mode, root_pa, mode.levels - 1, 0)):
+        if count == ENTRIES_MAX:
+            raise TooManyEntries(
+                f"more than {ENTRIES_MAX} PTEs below PA {root_pa:#x}: "
+                "do its tables point to themselves?"
+            )
+        yield entry
 
 
 def _entries(ram: Ram, mode: PagingMode, table: int, level: int, va: int) -> Iterator[Entry]:

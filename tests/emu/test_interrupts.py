@@ -310,3 +310,20 @@ def test_many_interrupts_and_no_amo_twice(inside: Bench) -> None:
     assert stop.reason is StopReason.INTERRUPTED
     assert inside.reg("s2") == 200
     assert inside.ram.read64(counter) - inside.reg("s1") in (0, 1)
+
+
+READ_MIP = batch("csrr s1, mip; csrr s2, sip; wfi")
+
+
+def test_the_guest_reads_what_is_pending(bench: Bench) -> None:
+    bench.w[words.MIDELEG] = 1 << STI
+    for number in (MTI, STI, SSI):
+        bench.hart.set_pending(number, True)
+    assert bench.hart.read_csr(0x344) == 1 << MTI | 1 << STI | 1 << SSI
+    bench.run(READ_MIP)
+    if bench.is_inside:
+        assert bench.reg("s1") == 1 << MTI | 1 << STI | 1 << SSI
+        assert bench.reg("s2") == 1 << STI
+    else:
+        assert bench.reg("s1") == 0
+        assert any(text.startswith("mip as the guest") for text in bench.hart.access.missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from harness import TABLES, A, D, G, R, Tables, U, V, W, X
 
 from emu import tables
@@ -114,3 +115,11 @@ def test_size_text() -> None:
         "1 B", "1023 B", "1 KiB", "1536 B", "4 KiB", "2 MiB", "3 GiB", "512 GiB", "256 TiB",
         "1 EiB",
     ]  # fmt: skip
+
+
+def test_tables_that_point_to_themselves_end_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ENTRIES_MAX", 1000)
+    ram = Ram(1 << 20)
+    ram.array(ram.base, 512)[:] = ram.base >> 12 << 10 | 1
+    with pytest.raises(tables.TooManyEntries, match="point to themselves"):
+        tables.info_mem(tables.ranges(ram, SV57, ram.base))
