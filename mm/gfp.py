@@ -65,6 +65,14 @@ GFP_ZERO = __GFP_ZERO
 GFP_COMP = __GFP_COMP
 GFP_HIGHMEM = __GFP_HIGHMEM
 GFP_MOVABLE = __GFP_MOVABLE
+GFP_HIGH = __GFP_HIGH
+GFP_DIRECT_RECLAIM = __GFP_DIRECT_RECLAIM
+GFP_NOWARN = __GFP_NOWARN
+GFP_RETRY_MAYFAIL = __GFP_RETRY_MAYFAIL
+GFP_NOFAIL = __GFP_NOFAIL
+GFP_NORETRY = __GFP_NORETRY
+GFP_MEMALLOC = __GFP_MEMALLOC
+GFP_NOMEMALLOC = __GFP_NOMEMALLOC
 
 GFP_ATOMIC = 0x820
 GFP_KERNEL = 0xCC0
@@ -158,8 +166,40 @@ def gfp_migratetype(gfp: int) -> MigrateType:
     return MigrateType(migratetype)
 
 
+# How deep an allocation may reach into a zone (Linux's mm/internal.h): the low two bits are
+# the watermark.
+ALLOC_WMARK_MIN = 0
+ALLOC_WMARK_LOW = 1
+ALLOC_WMARK_MASK = 3
+ALLOC_NO_WATERMARKS = 0x4
+ALLOC_NON_BLOCK = 0x10
+ALLOC_MIN_RESERVE = 0x20  # the value of __GFP_HIGH
+
+
+def gfp_to_alloc_flags(gfp: int) -> int:
+    """The ALLOC_ flags of the slow path (Linux's gfp_to_alloc_flags and
+    __gfp_pfmemalloc_flags): the min watermark, less what ``gfp`` may dig into."""
+    if gfp & __GFP_MEMALLOC and not gfp & __GFP_NOMEMALLOC:
+        return ALLOC_NO_WATERMARKS
+    flags = ALLOC_WMARK_MIN | gfp & __GFP_HIGH
+    if not gfp & (__GFP_DIRECT_RECLAIM | __GFP_NOMEMALLOC):
+        flags |= ALLOC_NON_BLOCK
+    return flags
+
+
 def check_gfp(gfp: int) -> None:
-    """Raise GfpError for bits that are no GFP flag."""
+    """Raise GfpError for bits that are no GFP flag, and for flags that contradict each other."""
     unknown = gfp & ~_VALID
     if unknown or gfp < 0:
         raise GfpError(f"gfp {gfp:#x}: {unknown:#x} is no GFP flag")
+    if gfp & __GFP_NOFAIL:
+        if not gfp & __GFP_DIRECT_RECLAIM:
+            raise GfpError(f"gfp {gfp:#x}: __GFP_NOFAIL needs __GFP_DIRECT_RECLAIM")
+        for name, bits in (
+            ("__GFP_NORETRY", __GFP_NORETRY),
+            ("__GFP_RETRY_MAYFAIL", __GFP_RETRY_MAYFAIL),
+        ):
+            if gfp & bits:
+                raise GfpError(f"gfp {gfp:#x}: __GFP_NOFAIL and {name} exclude each other")
+    if gfp & __GFP_NORETRY and gfp & __GFP_RETRY_MAYFAIL:
+        raise GfpError(f"gfp {gfp:#x}: __GFP_NORETRY and __GFP_RETRY_MAYFAIL exclude each other")

@@ -1,22 +1,23 @@
 """struct page: 64 bytes for every frame of RAM, in one array (the memmap), valid when zero.
 
-    offset  free block head    allocated head     tail of compound   reserved   all others
-     0      flags: zone        flags: zone, head  flags: zone        reserved   0
-     8      lru.next           the owner's        compound_head | 1  0          0
-    16      lru.prev           the owner's        0                  0          0
-    24      0                  mapping            0                  0          0
-    32      0                  index              0                  0          0
-    40      private: order     private            0                  0          0
-    48      page_type: buddy   -1, or a type      -1                 -1         0
-    52      _refcount 0        1 or more          0                  1          0
-    56      0                  page_owner         0                  0          0
+    offset  free block head   per-CPU list    allocated head     tail of compound   reserved
+     0      flags: zone       flags: zone     flags: zone, head  flags: zone        reserved
+     8      lru.next          lru.next        the owner's        compound_head | 1  0
+    16      lru.prev          lru.prev        the owner's        0                  0
+    24      0                 0               mapping            0                  0
+    32      0                 0               index              0                  0
+    40      private: order    0               private            0                  0
+    48      page_type: buddy  -1              -1, or a type      -1                 -1
+    52      _refcount 0       0               1 or more          0                  1
+    56      0                 the last one's  page_owner         0                  0
 
-"All others" are the frames inside of a free block, those of the deferred range (see
-zone.py), and the later frames of a huge reserved region: their struct page was never
-touched, which is what makes boot independent of the size of RAM. page_owner's order
-(its 6 bytes live in the pad) tells how many frames an allocated head stands for; the tails
-of a block that is not compound look like compound ones without the pointer. In the second
-page of a compound block, the low byte of ``flags`` is the order.
+All others are 0: the frames inside of a free block, those of the deferred range (see
+zone.py), and the later frames of a huge reserved region. Their struct page was never
+touched, which is what makes boot independent of the size of RAM. page_owner's order (its
+8 bytes live in the pad) tells how many frames an allocated head stands for; the tails of a
+block that is not compound, and those of a block on a per-CPU list, look like compound ones
+without the pointer. In the second page of a compound block, the low byte of ``flags`` is
+the order.
 
 Source: include/linux/mm_types.h, page-flags.h, page_owner.c of Linux 6.12.
 """
@@ -129,6 +130,7 @@ PAGE_WORDS = 8
 BUDDY_WORD = PAGE_TYPE_BUDDY  # word 6 of a free block's head: refcount 0
 ALLOCATED_WORD = 1 << 32 | PAGE_TYPE_NONE  # word 6 of a fresh head: refcount 1
 TAIL_WORD = PAGE_TYPE_NONE  # word 6 of a tail: refcount 0
+PCP_WORD = PAGE_TYPE_NONE  # word 6 of a head on a per-CPU list: refcount 0
 TABLE_WORD = 1 << 32 | PAGE_TYPE_TABLE
 SLAB_WORD = 1 << 32 | PAGE_TYPE_SLAB
 

@@ -11,8 +11,9 @@ ascending order, at the tail of the order-10 Movable list, and nothing but boot 
 to a tail there; so listing them when that list runs dry (Linux's deferred_grow_zone) gives
 the very order of allocations that an eager boot gives.
 
-Watermarks and lowmem_reserve are computed here by Linux's formulas
-(__setup_per_zone_wmarks, setup_per_zone_lowmem_reserve).
+Watermarks, lowmem_reserve and the sizes of the per-CPU lists are computed here by Linux's
+formulas (__setup_per_zone_wmarks, setup_per_zone_lowmem_reserve, zone_batchsize,
+zone_highsize).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from math import isqrt
 
 from emu.ram import PAGE_SHIFT
 from mm.gfp import MAX_NR_ZONES, MIGRATE_TYPES, ZoneType
-from mm.layout import ListHead, Struct, array_of, chars, s32, u64, u64_array
+from mm.layout import ListHead, Struct, array_of, chars, nested, s32, u64, u64_array
 
 MAX_PAGE_ORDER = 10
 NR_PAGE_ORDERS = MAX_PAGE_ORDER + 1
@@ -30,6 +31,9 @@ MAX_ORDER_NR_PAGES = 1 << MAX_PAGE_ORDER
 PAGEBLOCK_ORDER = 9
 PAGEBLOCK_NR_PAGES = 1 << PAGEBLOCK_ORDER
 PAGE_ALLOC_COSTLY_ORDER = 3
+MIGRATE_PCPTYPES = 3  # Unmovable, Movable, Reclaimable
+NR_PCP_LISTS = MIGRATE_PCPTYPES * (PAGE_ALLOC_COSTLY_ORDER + 1)
+MIN_PERCPU_PAGELIST_HIGH_FRACTION = 8  # high_max is at most 1/8 of a zone
 LISTED_AT_BOOT_PAGES = 128 << 20 >> PAGE_SHIFT  # the part of a zone that boot lists
 
 WMARK_MIN, WMARK_LOW, WMARK_HIGH, WMARK_PROMO = range(4)
@@ -57,6 +61,18 @@ class FreeArea(Struct, c_name="free_area"):
     nr_free = u64()
 
 
+class PerCpuPages(Struct, c_name="per_cpu_pages"):
+    """The pages that a CPU keeps of a zone (see mm/pcp.py). Counts in pages; batch 0: off."""
+
+    count = u64()
+    high = u64()
+    high_min = u64()
+    high_max = u64()
+    batch = u64()
+    debug = u64()  # not 0: poisoning or page_owner is on, guest code must not pop or push
+    lists = array_of(ListHead, NR_PCP_LISTS)  # index 3 * order + migratetype
+
+
 class Zone(Struct, c_name="zone"):
     """One zone. PFNs and counts in pages."""
 
@@ -74,6 +90,7 @@ class Zone(Struct, c_name="zone"):
     deferred_end_pfn = u64()
     name = chars(8)
     free_area = array_of(FreeArea, NR_PAGE_ORDERS)
+    per_cpu_pageset = nested(PerCpuPages)
 
     @property
     def zone_end_pfn(self) -> int:
@@ -116,22 +133,34 @@ def zone_ranges(config: ZoneConfig, start: int, end: int) -> list[tuple[ZoneType
     return ranges
 
 
+def highmem_start(config: ZoneConfig, start: int, end: int) -> int:
+    """The first PFN of zone HighMem, ``end`` where there is none. Raises as zone_ranges."""
+    for zone, low, high in zone_ranges(config, start, end):
+        if zone == ZoneType.HIGHMEM and low < high:
+            return low
+    return end
+
+
 def min_free_kbytes(lowmem_pages: int) -> int:
     """calculate_min_free_kbytes, from the managed pages of all zones below HighMem (kB)."""
     return min(max(isqrt(lowmem_pages * 4 * 16), 128), 262144)
 
 
-def setup_per_zone_wmarks(zones: Iterable[Zone]) -> None:
-    """Set ``_watermark[4]`` of every zone (__setup_per_zone_wmarks)."""
+def setup_per_zone_wmarks(zones: Iterable[Zone], min_free: int | None = None) -> None:
+    """Set ``_watermark[4]`` of every zone (__setup_per_zone_wmarks).
+
+    ``min_free`` is vm.min_free_kbytes (kB); None is what Linux computes. 0: no reserves at
+    all, the marks of HighMem and Movable included.
+    """
     zones = list(zones)
     lowmem = sum(z.managed_pages for z in zones if z.type < ZoneType.HIGHMEM)
-    pages_min = min_free_kbytes(lowmem) >> (PAGE_SHIFT - 10)
+    pages_min = (min_free_kbytes(lowmem) if min_free is None else min_free) >> (PAGE_SHIFT - 10)
     for zone in zones:
         managed = zone.managed_pages
         share = pages_min * managed // lowmem if lowmem else 0
         # HighMem and Movable only need enough for the atomic copies through them.
         is_high = zone.type >= ZoneType.HIGHMEM
-        minimum = min(max(managed // 1024, 32), 128) if is_high else share
+        minimum = min(max(managed // 1024, 32), 128) if is_high and pages_min else share
         distance = max(share // 4, managed * 10 // 10000)
         for mark in range(4):
             zone._watermark[mark] = minimum + mark * distance
@@ -156,3 +185,26 @@ def build_zonelist(zones: Sequence[Zone], highest: int) -> list[Zone]:
     """The populated zones that a request up to ``highest`` may use, best first."""
     usable = [z for z in zones if z.zone_idx <= highest and z.managed_pages]
     return sorted(usable, key=lambda z: -z.zone_idx)
+
+
+def zone_batchsize(managed: int) -> int:
+    """The batch of the per-CPU lists of a zone of ``managed`` pages (zone_batchsize)."""
+    batch = max(1, min(managed >> 10, (1 << 20) >> PAGE_SHIFT) // 4)
+    return max(1, (1 << (batch + batch // 2).bit_length() - 1) - 1)
+
+
+def setup_pageset(zone: Zone, enabled: bool, nr_cpus: int = 1) -> None:
+    """Size the per-CPU lists of a zone from its watermarks (zone_set_pageset_high_and_batch).
+
+    Not ``enabled``, or a zone without pages: batch and high are 0, every page goes straight
+    to the buddy lists.
+    """
+    pcp, managed = zone.per_cpu_pageset, zone.managed_pages
+    pcp.batch = pcp.high = pcp.high_min = pcp.high_max = 0
+    if not enabled or not managed:
+        return
+    batch = zone_batchsize(managed)
+    pcp.batch = batch
+    pcp.high_min = max(zone._watermark[WMARK_LOW] // nr_cpus, 4 * batch)
+    pcp.high_max = max(managed // MIN_PERCPU_PAGELIST_HIGH_FRACTION // nr_cpus, 4 * batch)
+    pcp.high = pcp.high_min
