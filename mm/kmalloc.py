@@ -7,7 +7,10 @@
 | to 4 MiB | a compound page of the least order that holds it |
 | above | never |
 
-Powers of two are aligned to their size. The 13 pointers to the caches lie in vmcoreinfo.
+Powers of two are aligned to their size. The 13 pointers to the caches lie in vmcoreinfo,
+and 13 more to those of DMA memory (dma-kmalloc-8 ...) on a machine with a DMA zone, which
+GFP_DMA selects; without one it means nothing here. SLOB has no caches for kmalloc: there
+the pointers are NULL, and each object carries its size in front of it (see slob.py).
 Source: Linux mm/slab_common.c.
 """
 
@@ -17,15 +20,25 @@ from emu.ram import PAGE_SIZE, Ram
 from mm.addrspace import Space
 from mm.buddy import Buddy
 from mm.errors import BadFree, GfpError
-from mm.gfp import GFP_COMP, GFP_HIGHMEM, GFP_KERNEL, GFP_ZERO
+from mm.gfp import GFP_COMP, GFP_DMA, GFP_KERNEL, GFP_ZERO, ZoneType, format_gfp
 from mm.layout import IntArray
 from mm.page import ALLOCATED_WORD, PG_HEAD, W_OWNER, W_TYPE_REF
-from mm.slab import KMALLOC_MAX_CACHE_SIZE, KMALLOC_MAX_SIZE
-from mm.slab.slub import Slub, SlubCache, get_order
+from mm.slab import (
+    KMALLOC_MAX_CACHE_SIZE,
+    KMALLOC_MAX_SIZE,
+    SLAB_CACHE_DMA,
+    KmemCache,
+    SlabAllocator,
+)
+from mm.slab.common import get_order
+from mm.slab.flags import GFP_SLAB_BUG_MASK, SLAB_KMALLOC
+from mm.slab.slob import Slob
 
 ZERO_SIZE_PTR = 16
 KMALLOC_SIZES = (8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192)
 NR_KMALLOC_CACHES = len(KMALLOC_SIZES)
+NR_KMALLOC_TYPES = 2  # normal, DMA
+SIZE_MAX = (1 << 64) - 1
 
 
 def kmalloc_index(size: int) -> int:
@@ -42,56 +55,129 @@ def kmalloc_name(size: int) -> str:
 
 
 class Kmalloc:
-    """kmalloc over the caches that ``caches`` (13 VAs in RAM) points to."""
+    """kmalloc over the caches that ``caches`` (13 VAs in RAM) and ``dma_caches`` point to."""
 
-    def __init__(self, space: Space, buddy: Buddy, slub: Slub, caches: IntArray) -> None:
+    def __init__(
+        self,
+        space: Space,
+        buddy: Buddy,
+        slab: SlabAllocator,
+        caches: IntArray,
+        dma_caches: IntArray,
+    ) -> None:
         self.space = space
         self.ram: Ram = space.ram
         self.buddy = buddy
-        self.slub = slub
+        self.slab = slab
+        self._slob = slab if isinstance(slab, Slob) else None
         self._pointers = caches
-        self._caches: list[SlubCache] = []  # derived
+        self._dma_pointers = dma_caches
+        self._caches: list[KmemCache] = []  # derived
+        self._dma_caches: list[KmemCache] = []
         self._class_of: list[int] = []  # by (size - 1) // 8
+        self._cache_of_size: list[KmemCache] = []  # the two in one
 
     def create_caches(self) -> None:
         """create_kmalloc_caches. Raises OutOfMemory."""
-        for i, size in enumerate(KMALLOC_SIZES):
-            align = size if size & (size - 1) == 0 else 0
-            self._pointers[i] = self.slub.create(
-                kmalloc_name(size), size, align=min(align, PAGE_SIZE)
-            ).va
+        if self._slob is None:
+            types = [(self._pointers, "", SLAB_KMALLOC)]
+            if any(z.zone_idx == ZoneType.DMA and z.managed_pages for z in self.buddy.zones):
+                types.append((self._dma_pointers, "dma-", SLAB_KMALLOC | SLAB_CACHE_DMA))
+            for pointers, prefix, flags in types:
+                for i, size in enumerate(KMALLOC_SIZES):
+                    align = size if size & (size - 1) == 0 else 0
+                    cache = self.slab.create(
+                        prefix + kmalloc_name(size), size, min(align, PAGE_SIZE), flags
+                    )
+                    pointers[i] = cache.va
         self.load()
 
     def load(self) -> None:
         """Derive the index from the pointers in RAM. Raises SlabError."""
-        self._caches = [self.slub.cache_at(self._pointers[i]) for i in range(NR_KMALLOC_CACHES)]
         self._class_of = [kmalloc_index(size) for size in range(8, KMALLOC_MAX_CACHE_SIZE + 1, 8)]
+        for pointers, caches in (
+            (self._pointers, self._caches),
+            (self._dma_pointers, self._dma_caches),
+        ):
+            found = (pointers[i] for i in range(NR_KMALLOC_CACHES))
+            caches[:] = [self.slab.cache_at(va) for va in found if va]
+        self._cache_of_size = [self._caches[i] for i in self._class_of] if self._caches else []
 
-    def cache_for(self, size: int) -> SlubCache:
-        """The cache that kmalloc of ``size`` bytes (1..8192) uses."""
-        return self._caches[self._class_of[(size - 1) >> 3]]
+    def cache_for(self, size: int, gfp: int = GFP_KERNEL) -> KmemCache:
+        """The cache that kmalloc of ``size`` bytes (1..8192) uses. IndexError under SLOB."""
+        if gfp & GFP_DMA and self._dma_caches:
+            return self._dma_caches[self._class_of[(size - 1) >> 3]]
+        return self._cache_of_size[(size - 1) >> 3]
 
     def kmalloc(self, size: int, gfp: int = GFP_KERNEL) -> int | None:
         """At least ``size`` bytes: their VA, None if there is no memory or above 4 MiB.
 
         Raises ValueError for a negative size, GfpError.
         """
+        if 0 < size <= KMALLOC_MAX_CACHE_SIZE and self._cache_of_size:
+            if gfp & GFP_DMA:
+                return self.cache_for(size, gfp).alloc(gfp, size)
+            return self._cache_of_size[(size - 1) >> 3].alloc(gfp, size)
         if size <= 0:
             if size < 0:
                 raise ValueError(f"kmalloc of {size} bytes")
             return ZERO_SIZE_PTR
-        if size <= KMALLOC_MAX_CACHE_SIZE:
-            return self._caches[self._class_of[(size - 1) >> 3]].alloc(gfp)
-        if gfp & GFP_HIGHMEM:
-            raise GfpError(f"gfp {gfp:#x}: __GFP_HIGHMEM makes no sense for kmalloc")
+        if gfp & GFP_SLAB_BUG_MASK:
+            names = format_gfp(gfp & GFP_SLAB_BUG_MASK)
+            raise GfpError(f"gfp {gfp:#x}: {names} makes no sense for kmalloc")
+        slab = self.slab
+        if self._slob is not None and self._slob.is_small(size):
+            if slab.failslab and slab.failslab("", 0, gfp, size):
+                return None
+            va = self._slob.kmalloc(size, gfp)
+        else:
+            va = self._kmalloc_large(size, gfp)
+        if va is not None and slab.kmemleak:
+            slab.kmemleak.alloc(va, size)
+        return va
+
+    def _kmalloc_large(self, size: int, gfp: int) -> int | None:
         if size > KMALLOC_MAX_SIZE:
             return None
-        pfn = self.buddy.alloc_pages(gfp | GFP_COMP, get_order(size))
+        order = get_order(size)
+        pfn = self.buddy.alloc_pages(gfp | GFP_COMP if order else gfp & ~GFP_COMP, order)
         return None if pfn is None else self.space.pfn_to_virt(pfn)
 
     def kzalloc(self, size: int, gfp: int = GFP_KERNEL) -> int | None:
         """kmalloc of zeroed memory."""
         return self.kmalloc(size, gfp | GFP_ZERO)
+
+    def kmalloc_array(self, n: int, size: int, gfp: int = GFP_KERNEL) -> int | None:
+        """kmalloc of ``n * size`` bytes; None if that overflows a size_t."""
+        if n < 0 or size < 0:
+            raise ValueError(f"kmalloc_array of {n} times {size} bytes")
+        if n * size > SIZE_MAX:
+            return None
+        return self.kmalloc(n * size, gfp)
+
+    def kcalloc(self, n: int, size: int, gfp: int = GFP_KERNEL) -> int | None:
+        """kmalloc_array of zeroed memory."""
+        return self.kmalloc_array(n, size, gfp | GFP_ZERO)
+
+    def krealloc(self, va: int, size: int, gfp: int = GFP_KERNEL) -> int | None:
+        """An allocation of ``size`` bytes with the contents of the one at ``va``, which is
+        gone unless it is the same; None without memory: then ``va`` is as it was.
+
+        0 as ``va`` is kmalloc, 0 as ``size`` is kfree. Raises BadFree, GfpError, ValueError.
+        """
+        if size < 0:
+            raise ValueError(f"krealloc to {size} bytes")
+        if size == 0:
+            self.kfree(va)
+            return ZERO_SIZE_PTR
+        old = self.ksize(va)
+        if va not in (0, ZERO_SIZE_PTR) and old >= size:
+            return va
+        new = self.kmalloc(size, gfp)
+        if new is not None and old:
+            self.ram.write(self.space.pa(new), self.ram.read(self.space.pa(va), old))
+            self.kfree(va)
+        return new
 
     def _large(self, va: int) -> tuple[int, int]:
         """``(pfn, order)`` of a large allocation that starts at ``va``. Raises BadFree."""
@@ -100,26 +186,27 @@ class Kmalloc:
         pfn = self.space.virt_to_pfn(va)
         i = self.space.page_index(pfn)
         u64 = self.ram.u64
-        if va % PAGE_SIZE or not u64[i] & PG_HEAD or u64[i + W_TYPE_REF] != ALLOCATED_WORD:
+        large = u64[i] & PG_HEAD or self._slob is not None  # SLOB: also single frames
+        if va % PAGE_SIZE or not large or u64[i + W_TYPE_REF] != ALLOCATED_WORD:
             raise BadFree(va, "not memory of kmalloc (foreign, or freed already)")
         return pfn, u64[i + W_OWNER] & 0xFFFF
 
     def kfree(self, va: int) -> None:
         """Free what kmalloc gave; 0 and ZERO_SIZE_PTR are fine. Raises BadFree."""
-        if va in (0, ZERO_SIZE_PTR):
+        if va in (0, ZERO_SIZE_PTR) or self.slab.kfree(va):
             return
-        cache = self.slub.cache_of(va)
-        if cache is not None:
-            cache.free(va)
-        else:
-            self.buddy.free_pages(*self._large(va))
+        self.buddy.free_pages(*self._large(va))
+        if self.slab.kmemleak:
+            self.slab.kmemleak.free(va)
 
     def ksize(self, va: int) -> int:
         """The bytes that may be used of an allocation. Raises BadFree for none of kmalloc's."""
         if va in (0, ZERO_SIZE_PTR):
             return 0
-        cache = self.slub.cache_of(va)
+        cache = self.slab.cache_of(va)
         if cache is not None:
             cache.check_object(va)
-            return cache.object_size
+            return cache.usable_size(va)
+        if self._slob is not None and self._slob.slab_pfn(va) is not None:
+            return self._slob.ksize(va)
         return PAGE_SIZE << self._large(va)[1]
