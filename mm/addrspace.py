@@ -4,6 +4,10 @@ Riscv Linux's layout (Documentation/arch/riscv/vm-layout.rst), one row a paging 
 direct map shows all of RAM from PAGE_OFFSET on; vmemmap shows the array of struct page.
 Pointers in RAM are VAs of these two areas, so that guest code can follow them; Python
 converts them by subtraction.
+
+On a machine with HighMem the direct map ends below the end of RAM. A frame above has no
+address until kmap gives it one of the 512 pages from PKMAP_BASE on, 512 MiB below vmemmap,
+where riscv Linux has nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ MODULES_END = KERNEL_LINK_ADDR
 KERNEL_IMAGE_OFFSET = 2 << 20  # bytes from the start of RAM; firmware lies below
 PAGE_STRUCT_SIZE = 64  # sizeof(struct page)
 PAGE_STRUCT_SHIFT = 6
+PKMAP_SIZE = 2 << 20  # bytes: 512 pages, one table
 
 GIB = 1 << 30
 TIB = 1 << 40
@@ -42,6 +47,11 @@ class VaLayout:
     @property
     def vmalloc_end(self) -> int:
         return self.vmalloc_start + self.vmalloc_size
+
+    @property
+    def pkmap_base(self) -> int:
+        """The first VA of the kmap window of PKMAP_SIZE bytes."""
+        return self.vmemmap_start - (512 << 20)
 
     @property
     def task_size(self) -> int:
@@ -92,10 +102,13 @@ class Space:
     """Address arithmetic for one kernel: its RAM, its VA layout, its memmap.
 
     ``start_pfn`` is the first PFN of RAM, ``end_pfn`` the one after the last;
-    ``memmap_pa`` the PA of the struct page of ``start_pfn``.
+    ``memmap_pa`` the PA of the struct page of ``start_pfn``; ``high_memory`` the PA where
+    the direct map ends, None where it shows all of RAM.
     """
 
-    def __init__(self, ram: Ram, layout: VaLayout, memmap_pa: int) -> None:
+    def __init__(
+        self, ram: Ram, layout: VaLayout, memmap_pa: int, high_memory: int | None = None
+    ) -> None:
         self.ram = ram
         self.layout = layout
         self.memmap_pa = memmap_pa
@@ -103,14 +116,18 @@ class Space:
         self.end_pfn = ram.end >> PAGE_SHIFT
         self.page_offset = layout.page_offset
         self.vmemmap = layout.vmemmap_start
-        self.direct_end = layout.page_offset + ram.size
+        self.high_memory = ram.end if high_memory is None else high_memory
+        self.direct_end = layout.page_offset + self.high_memory - ram.base
         self.vmemmap_end = layout.vmemmap_start + (ram.size >> PAGE_SHIFT) * PAGE_STRUCT_SIZE
         # Word index in ram.u64 of the first struct page: index = memmap_index + 8 * (pfn - start).
         self.memmap_index = (memmap_pa - ram.base) >> 3
 
     def va(self, pa: int) -> int:
-        """``__va``: the direct map's VA of ``pa``. Raises BadAddress outside of RAM."""
-        if not self.ram.base <= pa < self.ram.end:
+        """``__va``: the direct map's VA of ``pa``. Raises BadAddress outside of RAM, and for
+        HighMem."""
+        if not self.ram.base <= pa < self.high_memory:
+            if self.high_memory <= pa < self.ram.end:
+                raise BadAddress(pa, "physical address of HighMem: no address without kmap")
             raise BadAddress(pa, "not a physical address of RAM")
         return pa - self.ram.base + self.page_offset
 
@@ -167,5 +184,5 @@ class Space:
         return self.start_pfn + ((va - self.page_offset) >> PAGE_SHIFT)
 
     def pfn_to_virt(self, pfn: int) -> int:
-        """The direct map VA of frame ``pfn``."""
+        """The direct map VA of frame ``pfn``, which must not be of HighMem."""
         return self.page_offset + ((pfn - self.start_pfn) << PAGE_SHIFT)

@@ -23,43 +23,58 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.paging import PAGE_SHIFT, PTE_PPN_SHIFT, PTE_U, PTE_W, PTE_X, PTES_PER_TABLE
-from mm.errors import BadAddress, CheckError, ListCorruption, MmError, PageTableError, SlabError
+from mm.addrspace import MODULES_END, MODULES_VADDR
+from mm.errors import BadAddress, CheckError, ListCorruption, MmError, PageTableError
 from mm.gfp import MIGRATE_TYPES
 from mm.kernel import Kernel
+from mm.kmemleak import MAX_OBJECTS
 from mm.page import (
     BUDDY_WORD,
     PAGE_TYPE_SLAB,
     PAGE_TYPE_TABLE,
+    PCP_WORD,
     PG_HEAD,
     PG_RESERVED,
     TAIL_WORD,
     W_FLAGS,
     W_LRU_NEXT,
+    W_MAPPING,
     W_OWNER,
     W_PRIVATE,
     W_PT_MM,
     W_TYPE_REF,
     ZONES_PGSHIFT,
 )
+from mm.page_ext import LAST_PKMAP
 from mm.pgtable import MAX_MMS, MmStruct, runs_of
-from mm.slab.slub import (
-    MAX_CACHES,
-    W_COUNTERS,
-    W_FREELIST,
-    W_SLAB_CACHE,
-    KmemCacheNode,
-    KmemCacheStruct,
-)
+from mm.slab.check import check_slab, check_slob, check_slub
+from mm.slab.slab import Slab
+from mm.slab.slob import Slob
+from mm.slab.slub import Slub
 from mm.vma import MAX_MAP_COUNT, VM_EXEC, VM_READ, VM_WRITE, VmArea, vm_get_page_prot
-from mm.vmalloc import MAX_AREAS, VmStruct
-from mm.zone import MAX_PAGE_ORDER, NR_PAGE_ORDERS, Zone
+from mm.vmalloc import (
+    MAX_AREAS,
+    VM_ALLOC,
+    VM_LAZY_FREE,
+    VM_MAP_PUT_PAGES,
+    VM_UNINITIALIZED,
+    VmStruct,
+)
+from mm.zone import (
+    MAX_PAGE_ORDER,
+    MIGRATE_PCPTYPES,
+    NR_PAGE_ORDERS,
+    NR_PCP_LISTS,
+    Zone,
+)
 
 Array = npt.NDArray[Any]
 _PPN = np.uint64((1 << 44) - 1)
 _LOW32 = np.uint64(0xFFFFFFFF)
 
 # States of a frame.
-UNSEEN, FREE, ALLOCATED, RESERVED = range(4)
+UNSEEN, FREE, ALLOCATED, RESERVED, PCP = range(5)
+PURGE_LINK = VmStruct.offset_of("purge_list")
 
 
 @dataclass
@@ -69,6 +84,7 @@ class Report:
     frames: int = 0
     free: int = 0
     deferred: int = 0
+    pcp: int = 0
     allocated: int = 0
     reserved: int = 0
     free_blocks: int = 0
@@ -116,6 +132,8 @@ class _Checker:
             self.memblock()
             self.zones()
             self.pages()
+            self._page_poison()
+            self._pkmap()
             self.slabs()
             self.page_tables()
             self.vm_areas()
@@ -179,6 +197,10 @@ class _Checker:
         self._add_stretch(at, self.space.end_pfn)
         for zone in self.k.zones:
             self._free_lists(zone)
+            self._pcp_lists(zone)
+            marks = [zone._watermark[i] for i in range(4)]
+            if marks != sorted(marks):
+                raise CheckError("zone", zone.pa, "watermarks ascend: min, low, high, promo")
 
     def _add_stretch(self, start: int, end: int) -> None:
         if start < end:
@@ -272,6 +294,80 @@ class _Checker:
             self._cover(block, at, size, FREE)
             if order < MAX_PAGE_ORDER:
                 self._missed_merges(block, zone, mine, order)
+
+    def _pcp_lists(self, zone: Zone) -> None:
+        """The per-CPU lists: blocks as guest code and Python leave them, and their count."""
+        pcp = zone.per_cpu_pageset
+        pages = 0
+        for index in range(NR_PCP_LISTS):
+            order = index // MIGRATE_PCPTYPES
+            head = self.space.va(pcp.lists[index].pa)
+            limit = zone.spanned_pages >> order
+            for link in self.walk("per_cpu_pages", head, limit):
+                try:
+                    pfn = self.space.page_to_pfn(link - 8)
+                except BadAddress as e:
+                    raise CheckError("per_cpu_pages", link, "an entry is no struct page") from e
+                self._pcp_block(zone, pfn, order)
+                pages += 1 << order
+        if pcp.count != pages:
+            raise CheckError(
+                "per_cpu_pages", pcp.pa, f"count is {pcp.count}, {pages} pages are listed"
+            )
+        if pcp.count and not pcp.batch:
+            raise CheckError("per_cpu_pages", pcp.pa, "lists that are off are empty")
+        self.report.pcp += pages
+
+    def _pcp_block(self, zone: Zone, pfn: int, order: int) -> None:
+        block = self._stretch(pfn)
+        if block is None or pfn & ((1 << order) - 1):
+            raise self._page_error(pfn, f"a per-CPU block of order {order} is aligned to its size")
+        if not zone.zone_start_pfn <= pfn < zone.zone_end_pfn:
+            raise self._page_error(pfn, "a per-CPU page lies in the zone that lists it")
+        at = pfn - block.start
+        self._cover(block, np.array([at]), 1 << order, PCP)
+        rows = block.pages[at : at + (1 << order)]
+        head, tails = rows[0].tolist(), rows[1:]
+        flags = zone.zone_idx << ZONES_PGSHIFT
+        if head[W_TYPE_REF] != PCP_WORD:
+            raise self._page_error(pfn, "a page on a per-CPU list has no type and _refcount 0")
+        if head[W_FLAGS] != flags or (tails[:, W_FLAGS] != flags).any():
+            raise self._page_error(pfn, "a per-CPU page has the zone in its flags and no flag set")
+        if any(head[W_MAPPING : W_PRIVATE + 1]):
+            raise self._page_error(pfn, "mapping, index and private of a per-CPU page are 0")
+        if (tails[:, W_TYPE_REF] != TAIL_WORD).any() or tails[:, W_LRU_NEXT].any():
+            raise self._page_error(pfn, "the tails of a per-CPU block are those of no compound")
+
+    def _page_poison(self) -> None:
+        """Frames that were filled when they were freed hold the pattern."""
+        poison = self.k.buddy.page_poison
+        for block in self.blocks if poison else ():
+            free = (block.state == FREE) | (block.state == PCP)
+            for start, count in runs_of(free.nonzero()[0] + block.start):
+                bad = poison.corrupted(start, count) if poison else []
+                if bad:
+                    raise CheckError(
+                        "frame", bad[0] << PAGE_SHIFT, "a free frame holds the poison 0xaa"
+                    )
+
+    def _pkmap(self) -> None:
+        """The kmap window: every slot maps a HighMem frame iff its count is not 0."""
+        highmem = self.k.highmem
+        if highmem.pkmap is None:
+            return
+        seen: set[int] = set()
+        for slot in range(LAST_PKMAP):
+            pfn, count = highmem.slot_pfn(slot), highmem.pkmap.count[slot]
+            va = highmem.base + (slot << PAGE_SHIFT)
+            if (pfn is not None) != bool(count):
+                raise CheckError("pkmap", va, f"slot {slot} is mapped iff its count is not 0")
+            if pfn is None:
+                continue
+            if not highmem.is_highmem(pfn) or pfn in seen:
+                raise CheckError("pkmap", va, "a slot maps a frame of HighMem, no other does")
+            seen.add(pfn)
+            if count > 1 and self.state_of(pfn) not in (ALLOCATED, RESERVED):
+                raise CheckError("pkmap", va, f"frame {pfn:#x} is free and kmapped")
 
     def _cover(self, block: _Block, at: Array, size: int, state: int) -> None:
         """Mark frames ``[at, at + size)`` of a stretch; CheckError if one is marked already."""
@@ -453,74 +549,22 @@ class _Checker:
     # slabs
 
     def slabs(self) -> None:
-        slub = self.k.slab
-        head = slub.slab_caches
-        self.walk("kmem_cache", head, MAX_CACHES)
-        caches = slub.caches()
-        by_va = {cache.va: cache for cache in caches}
-        partial: dict[int, int] = {}
-        for cache in caches:
-            s = cache.struct
-            limit = self.space.end_pfn - self.space.start_pfn
-            links = self.walk("kmem_cache_node", cache.va + _partial_offset(), limit)
-            if len(links) != s.node.nr_partial:
-                raise CheckError(
-                    "kmem_cache_node",
-                    cache.va,
-                    f"{s.name}: nr_partial is {s.node.nr_partial}, {len(links)} are listed",
-                )
-            for link in links:
-                partial[self.space.page_to_pfn(link - 16)] = cache.va
         slabs = self._typed(PAGE_TYPE_SLAB)
-        count = dict.fromkeys(by_va, 0)
-        objects = dict.fromkeys(by_va, 0)
-        for pfn in slabs:
-            i = self.space.page_index(pfn)
-            page_pa = self.space.page_pa(pfn)
-            owner = self.u64[i + W_SLAB_CACHE]
-            if owner not in by_va:
-                raise CheckError("slab", page_pa, f"slab_cache {owner:#x} is no cache of the list")
-            cache = by_va[owner]
-            counters = self.u64[i + W_COUNTERS]
-            inuse, total = counters & 0xFFFF, counters >> 16 & 0x7FFF
-            if total != cache.objects_per_slab or self.u64[i + W_OWNER] & 0xFFFF != cache.order:
-                raise CheckError(
-                    "slab", page_pa, f"{cache.name}: order and objects are those of the cache"
-                )
-            try:
-                free = cache.free_objects(pfn)
-            except SlabError as e:
-                raise CheckError("slab", page_pa, f"freelist: {e}") from e
-            if inuse != total - len(free):
-                raise CheckError(
-                    "slab",
-                    page_pa,
-                    f"{cache.name}: inuse is {inuse}, "
-                    f"{total - len(free)} of {total} objects are not on the freelist",
-                )
-            listed = partial.pop(pfn, None)
-            if (listed is not None) != bool(self.u64[i + W_FREELIST]):
-                raise CheckError(
-                    "slab", page_pa, f"{cache.name}: a slab is on the partial list iff it has room"
-                )
-            if listed is not None and listed != owner:
-                raise CheckError("slab", page_pa, "a slab is on the list of its own cache")
-            count[owner] += 1
-            objects[owner] += total
-            self.report.objects += inuse
-        if partial:
-            pfn = next(iter(partial))
-            raise self._page_error(pfn, "an entry of a partial list is a slab", "slab")
-        for va, cache in by_va.items():
-            node = cache.struct.node
-            if (node.nr_slabs, node.total_objects) != (count[va], objects[va]):
-                raise CheckError(
-                    "kmem_cache_node",
-                    va,
-                    f"{cache.name}: nr_slabs and total_objects are {node.nr_slabs} and "
-                    f"{node.total_objects}, there are {count[va]} and {objects[va]}",
-                )
+        slab = self.k.slab
+        if isinstance(slab, Slub):
+            used = check_slub(slab, slabs)
+        elif isinstance(slab, Slab):
+            used = check_slab(slab, slabs)
+        else:
+            assert isinstance(slab, Slob)
+            used = check_slob(slab, slabs)
+        caches = slab.caches()
         self.report.caches, self.report.slabs = len(caches), len(slabs)
+        self.report.objects = sum(used.values())
+        if isinstance(slab, Slob):
+            self.report.objects = sum(cache.active_objects() for cache in caches)
+        if self.k.vmcoreinfo.slab_root.kmemleak_cachep:
+            self.walk("kmemleak_object", self.k.kmemleak.head, MAX_OBJECTS)
 
     # page tables and address spaces
 
@@ -595,6 +639,7 @@ class _Checker:
             for i in ((ptes & np.uint64(PTE_X)) != 0).nonzero()[0].tolist():
                 code.append((int(pfns[i]), int(pfns[i]) + pages, int(vas[i])))
             # The direct map and vmemmap show RAM as it is; all else maps what it owns.
+            # The kmap window may keep a frame that is free (see _pkmap).
             own = (vas < np.uint64(layout.page_offset)) & (
                 vas >= np.uint64(layout.vmalloc_start)
             ) | (vas >= np.uint64(layout.page_offset + layout.direct_map_size))
@@ -624,7 +669,7 @@ class _Checker:
             states[mine] = block.state[frames[mine] - block.start]
         low, high = self.k.memmap_implicit()
         states[(frames >= low) & (frames < high)] = RESERVED
-        bad = (states == FREE) | (states == UNSEEN)
+        bad = (states == FREE) | (states == UNSEEN) | (states == PCP)
         if bad.any():
             i = int(bad.argmax())
             raise CheckError(
@@ -690,7 +735,7 @@ class _Checker:
         states = block.state[at]
         types = block.pages[at, W_TYPE_REF] & _LOW32
         for rule, broken in (
-            ("a user page maps a free frame", states == FREE),
+            ("a user page maps a free frame", (states == FREE) | (states == PCP)),
             ("a user page maps a reserved frame", states == RESERVED),
             ("a user page maps a page table", types == PAGE_TYPE_TABLE),
             ("a user page maps a slab", types == PAGE_TYPE_SLAB),
@@ -703,24 +748,99 @@ class _Checker:
 
     def vm_areas(self) -> None:
         k = self.k
-        at = 0
-        root = k.init_mm
-        for link in self.walk("vm_struct", k.vmalloc_areas.vmap_area_list, MAX_AREAS):
+        v = k.vmalloc_areas
+        links = self.walk("vm_struct", v.vmap_area_list, MAX_AREAS)
+        lazy = {n - PURGE_LINK for n in self.walk("vm_struct", v.purge_list, MAX_AREAS)}
+        vas, pfns = self._area_leaves()
+        at, done, lazy_pages = 0, 0, 0
+        owned: list[Array] = []
+        for link in links:
             area = VmStruct(self.ram, k.lists.resolve(link))
             if area.addr < at:
                 raise CheckError("vm_struct", link, "areas are sorted and do not overlap")
             at = area.addr + area.size
-            if area.size != (area.nr_pages + 1) << PAGE_SHIFT or area.addr & 0xFFF:
+            pages = (area.size >> PAGE_SHIFT) - 1
+            if area.addr & 0xFFF or area.size & 0xFFF or pages < 1:
                 raise CheckError("vm_struct", link, "size is that of the pages and one guard page")
-            pfns = k.vmalloc_areas.pages_of(area)
-            for i, pfn in enumerate(pfns):
-                va = area.addr + (i << PAGE_SHIFT)
-                found = k.pgtable.lookup(root, va)
-                if found is None or found[2] >> PTE_PPN_SHIFT & int(_PPN) != pfn:
-                    raise CheckError("vm_struct", link, f"{va:#x} maps pages[{i}]")
-            if k.pgtable.lookup(root, at - 1) is not None:
+            if not any(low <= area.addr and at <= high for low, high in self._area_ranges()):
+                raise CheckError("vm_struct", link, "an area lies in vmalloc's or modules' range")
+            low, guard, high = (
+                int(np.searchsorted(vas, np.uint64(x)))
+                for x in (area.addr, at - (1 << PAGE_SHIFT), at)
+            )
+            self._in_no_area(vas[done:low])
+            done = high
+            if guard < high:
                 raise CheckError("vm_struct", link, "the guard page is not mapped")
+            is_lazy = bool(area.flags & VM_LAZY_FREE)
+            if is_lazy != (link in lazy):
+                raise CheckError("vm_struct", link, "VM_LAZY_FREE iff it is on the purge list")
+            if is_lazy:
+                lazy_pages += pages + 1
+                if low < high or area.pages or area.nr_pages:
+                    raise CheckError("vm_struct", link, "a lazily freed area maps and owns nothing")
+                continue
+            if area.flags & VM_UNINITIALIZED:
+                raise CheckError("vm_struct", link, "an area is not left half made")
+            if area.flags & VM_ALLOC or area.flags & VM_MAP_PUT_PAGES:
+                if area.nr_pages != pages:
+                    raise CheckError(
+                        "vm_struct", link, "size is that of the pages and one guard page"
+                    )
+                own = np.array(v.pages_of(area), dtype=np.int64)
+                owned.append(own)
+                expected = np.uint64(area.addr) + (
+                    np.arange(pages, dtype=np.uint64) << np.uint64(PAGE_SHIFT)
+                )
+                if guard - low != pages or (pfns[low:guard] != own).any():
+                    mapped = dict(zip(vas[low:guard].tolist(), pfns[low:guard], strict=True))
+                    i = next(i for i in range(pages) if mapped.get(int(expected[i])) != own[i])
+                    raise CheckError("vm_struct", link, f"{int(expected[i]):#x} maps pages[{i}]")
+            elif guard - low != pages:
+                raise CheckError("vm_struct", link, "every page of an area is mapped")
             self.report.vm_areas += 1
+        self._in_no_area(vas[done:])
+        if lazy - set(links):
+            raise CheckError("vm_struct", min(lazy - set(links)), "it waits for a purge, unlisted")
+        if v.lazy_pages != lazy_pages:
+            raise CheckError(
+                "vmcoreinfo",
+                k.vmcoreinfo.pa,
+                f"vmap_lazy_nr is {v.lazy_pages}, {lazy_pages} pages wait for a purge",
+            )
+        frames = np.sort(np.concatenate(owned)) if owned else np.zeros(0, np.int64)
+        twice = frames[1:][np.diff(frames) == 0]
+        if len(twice):
+            raise self._page_error(int(twice[0]), "a frame belongs to one area of vmalloc")
+
+    def _area_ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        layout = self.space.layout
+        return (layout.vmalloc_start, layout.vmalloc_end), (MODULES_VADDR, MODULES_END)
+
+    def _area_leaves(self) -> tuple[Array, Array]:
+        """Every page mapped in the vmalloc and modules ranges: VAs, sorted, and PFNs."""
+        k = self.k
+        all_vas, all_pfns = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        root = k.pgtable.root(k.init_mm)
+        for vas, level, ptes in k.pgtable.leaf_arrays(root, PTES_PER_TABLE // 2):
+            mine = np.zeros(len(vas), dtype=bool)
+            for low, high in self._area_ranges():
+                mine |= (vas >= np.uint64(low)) & (vas < np.uint64(high))
+            if not mine.any():
+                continue
+            pages = self.space.layout.mode.span(level) >> PAGE_SHIFT
+            pfns = ((ptes[mine] >> np.uint64(PTE_PPN_SHIFT)) & _PPN).astype(np.int64)
+            step = np.arange(pages, dtype=np.int64)
+            offsets = step.astype(np.uint64) << np.uint64(PAGE_SHIFT)
+            all_vas.append((vas[mine][:, None] + offsets).ravel())
+            all_pfns.append((pfns[:, None] + step).ravel())
+        vas, pfns = np.concatenate(all_vas), np.concatenate(all_pfns)
+        order = vas.argsort()
+        return vas[order], pfns[order]
+
+    def _in_no_area(self, vas: Array) -> None:
+        if len(vas):
+            raise CheckError("pte", int(vas[0]), "a page of vmalloc's ranges lies in an area")
 
 
 def _expected_prot(vma: VmArea) -> int:
@@ -729,7 +849,3 @@ def _expected_prot(vma: VmArea) -> int:
     except ValueError as e:
         bad = vma.vm_flags & (VM_READ | VM_WRITE | VM_EXEC)
         raise CheckError("vm_area_struct", vma.vm_start, f"vm_flags {bad:#x}: {e}") from e
-
-
-def _partial_offset() -> int:
-    return KmemCacheStruct.offset_of("node") + KmemCacheNode.offset_of("partial")

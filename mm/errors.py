@@ -6,6 +6,8 @@ NULL); it is one of the operations that have no such answer (``OutOfMemory``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MmError(Exception):
     """Every error of the memory manager is one of these (or a ValueError of its caller)."""
@@ -28,12 +30,17 @@ class BadAddress(MmError):
 
 
 class BadPage(MmError):
-    """A page was freed that may not be (Linux's ``bad_page``). Nothing was changed."""
+    """A page was freed that may not be (Linux's ``bad_page``). Nothing was changed.
 
-    def __init__(self, pfn: int, reason: str) -> None:
-        super().__init__(
-            f"BUG: Bad page state in process swapper  pfn:{pfn:05x}\npage dumped because: {reason}"
-        )
+    The text is Linux's report: ``dump`` are the lines of dump_page, with page_owner's.
+    """
+
+    def __init__(
+        self, pfn: int, reason: str, process: str = "swapper", dump: Sequence[str] = ()
+    ) -> None:
+        lines = [f"BUG: Bad page state in process {process}  pfn:{pfn:05x}"]
+        lines += dump or [f"page dumped because: {reason}"]
+        super().__init__("\n".join(lines))
         self.pfn = pfn
         self.reason = reason
 

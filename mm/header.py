@@ -8,17 +8,40 @@ Only the integer types of <stdint.h> are used.
 from __future__ import annotations
 
 from mm import gfp, page
-from mm.addrspace import KERNEL_LINK_ADDR, MODULES_END, MODULES_VADDR
+from mm.addrspace import KERNEL_IMAGE_OFFSET, KERNEL_LINK_ADDR, MODULES_END, MODULES_VADDR
+from mm.fault_inject import FaultAttr, FaultState
 from mm.kernel import VMCOREINFO_MAGIC, VMCOREINFO_VERSION, Vmcoreinfo
 from mm.kmalloc import KMALLOC_SIZES, ZERO_SIZE_PTR
+from mm.kmemleak import KmemleakObject
 from mm.layout import ListHead, Struct
 from mm.memblock import MEMBLOCK_NOMAP, MemblockHead, MemblockRegion, MemblockType
 from mm.page import PAGE_FLAGS, PAGE_TYPES, Page, PageTail, Ptdesc
+from mm.page_ext import PageAllocInfo, PageOwnerRecord, Pkmap, StackRecord
 from mm.pgtable import MmStruct
-from mm.slab.slub import KmemCacheNode, KmemCacheStruct, Slab
+from mm.slab.structs import (
+    ArrayCache,
+    KmemCacheCpu,
+    KmemCacheNode,
+    KmemCacheStruct,
+    Slab,
+    SlabActive,
+    SlabCpuPartial,
+    SlabRoot,
+    Track,
+)
 from mm.vma import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE, VmArea
 from mm.vmalloc import VmStruct
-from mm.zone import MAX_PAGE_ORDER, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, FreeArea, Zone
+from mm.zone import (
+    MAX_PAGE_ORDER,
+    MIGRATE_PCPTYPES,
+    NR_PAGE_ORDERS,
+    NR_PCP_LISTS,
+    PAGE_ALLOC_COSTLY_ORDER,
+    PAGEBLOCK_ORDER,
+    FreeArea,
+    PerCpuPages,
+    Zone,
+)
 
 # Every structure in RAM, each after those that it contains.
 STRUCTS: tuple[type[Struct], ...] = (
@@ -26,17 +49,31 @@ STRUCTS: tuple[type[Struct], ...] = (
     Page,
     PageTail,
     Ptdesc,
+    SlabCpuPartial,
+    SlabActive,
     Slab,
     MemblockRegion,
     MemblockType,
     MemblockHead,
     FreeArea,
+    PerCpuPages,
     Zone,
+    PageOwnerRecord,
+    StackRecord,
+    Pkmap,
+    PageAllocInfo,
     KmemCacheNode,
+    KmemCacheCpu,
+    ArrayCache,
+    Track,
     KmemCacheStruct,
+    KmemleakObject,
+    SlabRoot,
     MmStruct,
     VmArea,
     VmStruct,
+    FaultAttr,
+    FaultState,
     Vmcoreinfo,
 )
 
@@ -59,6 +96,7 @@ def _constants() -> list[tuple[str, str]]:
         ("PAGE_SHIFT", "12"),
         ("PAGE_SIZE", "4096UL"),
         ("KERNEL_LINK_ADDR", f"{KERNEL_LINK_ADDR:#x}UL"),
+        ("KERNEL_IMAGE_OFFSET", f"{KERNEL_IMAGE_OFFSET:#x}UL"),
         ("MODULES_VADDR", f"{MODULES_VADDR:#x}UL"),
         ("MODULES_END", f"{MODULES_END:#x}UL"),
         ("VMCOREINFO_MAGIC", f"{VMCOREINFO_MAGIC:#x}UL"),
@@ -67,6 +105,9 @@ def _constants() -> list[tuple[str, str]]:
         ("MAX_PAGE_ORDER", str(MAX_PAGE_ORDER)),
         ("NR_PAGE_ORDERS", str(NR_PAGE_ORDERS)),
         ("pageblock_order", str(PAGEBLOCK_ORDER)),
+        ("PAGE_ALLOC_COSTLY_ORDER", str(PAGE_ALLOC_COSTLY_ORDER)),
+        ("MIGRATE_PCPTYPES", str(MIGRATE_PCPTYPES)),
+        ("NR_PCP_LISTS", str(NR_PCP_LISTS)),
         ("MAX_NR_ZONES", str(gfp.MAX_NR_ZONES)),
         ("MIGRATE_TYPES", str(gfp.MIGRATE_TYPES)),
         ("ZONES_PGSHIFT", str(page.ZONES_PGSHIFT)),

@@ -15,7 +15,8 @@ object; ``boot`` writes RAM and then attaches to what it wrote, so there is one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from emu.paging import PAGE_SHIFT, PAGE_SIZE, SV39, PagingMode, mode_of_satp
@@ -27,13 +28,19 @@ from mm.addrspace import (
     MODULES_END,
     MODULES_VADDR,
     PAGE_STRUCT_SIZE,
+    PKMAP_SIZE,
     Space,
     layout_for,
 )
 from mm.buddy import Buddy
-from mm.errors import MmError
+from mm.compaction import Compaction
+from mm.errors import BadAddress, MmError
+from mm.fault_inject import FaultInjection, FaultState
+from mm.gfp import ZoneType
 from mm.hart import HartOps, NoHart
+from mm.highmem import Highmem
 from mm.kmalloc import NR_KMALLOC_CACHES, Kmalloc
+from mm.kmemleak import Kmemleak
 from mm.layout import IntArray, ListHead, Struct, nested, ptr, ptr_array, u64
 from mm.lists import Lists
 from mm.memblock import MEMBLOCK_NOMAP, MEMBLOCK_SIZE, Memblock
@@ -45,6 +52,13 @@ from mm.page import (
     Page,
     zone_flags,
 )
+from mm.page_ext import (
+    NR_STACK_RECORDS,
+    PageAllocInfo,
+    PageOwnerRecord,
+    Pkmap,
+    StackRecord,
+)
 from mm.pgtable import (
     PAGE_KERNEL,
     PAGE_KERNEL_EXEC,
@@ -52,8 +66,18 @@ from mm.pgtable import (
     MmStruct,
     PageTables,
 )
-from mm.slab import SLAB_HWCACHE_ALIGN
-from mm.slab.slub import KmemCacheStruct, Slub
+from mm.slab import (
+    SLAB_ACCOUNT,
+    SLAB_HWCACHE_ALIGN,
+    SLAB_KINDS,
+    SLAB_NO_MERGE,
+    SlabAllocator,
+)
+from mm.slab.common import parse_slub_debug
+from mm.slab.slab import Slab
+from mm.slab.slob import Slob
+from mm.slab.slub import Slub
+from mm.slab.structs import OPTION_HARDENED, OPTION_NOMERGE, SlabRoot
 from mm.uaccess import Uaccess
 from mm.vma import AddressSpaces, VmArea
 from mm.vmalloc import Vmalloc, VmStruct
@@ -64,6 +88,9 @@ from mm.zone import (
     ZONE_NAMES,
     Zone,
     ZoneConfig,
+    highmem_start,
+    min_free_kbytes,
+    setup_pageset,
     setup_per_zone_lowmem_reserve,
     setup_per_zone_wmarks,
     zone_ranges,
@@ -77,6 +104,9 @@ MAX_ZONES = 5
 # The struct pages of the memmap's own frames, after this many, are left zero like those of
 # deferred free blocks: they are 1/64 of RAM. Being reserved they are known by memblock.
 MEMMAP_INIT_PAGES = 1024
+
+SLAB_ALLOCATORS: tuple[type[SlabAllocator], ...] = (Slub, Slab, Slob)  # as SLAB_KINDS
+LOG_LINES = 4096  # that kernel.messages keeps
 
 IMAGE_PROT = {"r": PAGE_KERNEL_READ, "rx": PAGE_KERNEL_EXEC, "rw": PAGE_KERNEL}
 
@@ -112,6 +142,11 @@ class Vmcoreinfo(Struct, c_name="vmcoreinfo"):
     vmap_area_cachep = ptr("struct kmem_cache")
     kmalloc_caches = ptr_array("struct kmem_cache", NR_KMALLOC_CACHES)
     asid_next = u64()
+    purge_vmap_area_list = nested(ListHead)  # areas that wait for a flush
+    vmap_lazy_nr = u64()  # and their pages
+    page_alloc = nested(PageAllocInfo)
+    fault_injection = nested(FaultState)
+    slab_root = nested(SlabRoot)
 
 
 @dataclass(frozen=True)
@@ -136,7 +171,15 @@ class ImageSegment:
 @dataclass(frozen=True)
 class Config:
     """What a machine is booted with. ``firmware_size`` in bytes, from the start of RAM, at
-    most 2 MiB; ``reserved``: further ``(pa, size)`` that nobody may allocate."""
+    most 2 MiB; ``reserved``: further ``(pa, size)`` that nobody may allocate.
+
+    ``min_free_kbytes``: None is Linux's formula, 0 no reserves. ``direct_map_end``: the PA
+    from which on RAM has no address, where zone HighMem starts unless it is given.
+
+    ``slab``: "slub", "slab" or "slob". ``slub_debug``: "FZPU" or a part of it, for some
+    caches "FZ,kmalloc-64"; "" is FZPU. ``slab_freelist_hardened``: SLUB's free pointers are
+    stored xored. ``kmemleak``: every allocation is recorded, to say who leaked what.
+    """
 
     paging: PagingMode = SV39
     zones: ZoneConfig = DEFAULT_ZONES
@@ -144,6 +187,16 @@ class Config:
     image: tuple[ImageSegment, ...] = ()
     reserved: tuple[tuple[int, int], ...] = ()
     eager: bool = False  # list every free block at boot (to compare with)
+    pcp: bool = True  # per-CPU page lists
+    min_free_kbytes: int | None = None
+    direct_map_end: int | None = None
+    page_owner: bool = False
+    page_poison: bool = False
+    slab: str = "slub"
+    slub_debug: str | None = None
+    slab_nomerge: bool = False
+    slab_freelist_hardened: bool = False
+    kmemleak: bool = False
 
 
 class Kernel:
@@ -171,21 +224,36 @@ class Kernel:
         self.hart = hart
         self.mode = mode
         self.layout = layout_for(mode, ram.size)
-        self.space = Space(ram, self.layout, info.memmap_pa)
+        self.messages: deque[str] = deque(maxlen=LOG_LINES)
+        self.space = Space(ram, self.layout, info.memmap_pa, info.page_alloc.high_memory)
         self.lists = Lists(self.space)
         self.memblock = Memblock(ram, info.memblock_pa)
         self.zones = [Zone(ram, info.zones_pa + i * Zone.SIZE) for i in range(info.nr_zones)]
-        self.buddy = Buddy(self.space, self.lists, self.zones, info.pageblock_pa)
+        self.buddy = Buddy(
+            self.space, self.lists, self.zones, info.pageblock_pa, info.page_alloc, self.printk
+        )
         self.init_mm = MmStruct(ram, self.space.pa(info.init_mm))
         va = self.space.va(info_pa)
         mmlist = va + Vmcoreinfo.offset_of("mmlist")
         self.pgtable = PageTables(self.space, self.lists, self.buddy, hart, self.init_mm, mmlist)
-        self.slab = Slub(
-            self.space, self.lists, self.buddy, va + Vmcoreinfo.offset_of("slab_caches")
+        root = info.slab_root
+        if root.kind >= len(SLAB_ALLOCATORS):
+            raise MmError(f"vmcoreinfo at {info_pa:#x} is corrupt: no slab allocator {root.kind}")
+        self.slab: SlabAllocator = SLAB_ALLOCATORS[root.kind](
+            self.space,
+            self.lists,
+            self.buddy,
+            va + Vmcoreinfo.offset_of("slab_caches"),
+            root,
+            info.page_alloc,
+            self.printk,
         )
-        self.kmalloc_caches = Kmalloc(self.space, self.buddy, self.slab, info.kmalloc_caches)
+        self.kmalloc_caches = Kmalloc(
+            self.space, self.buddy, self.slab, info.kmalloc_caches, root.kmalloc_dma_caches
+        )
         self.uaccess = Uaccess(self.pgtable)
-        if info.kmalloc_caches[0]:
+        self.highmem = Highmem(self.space, self.pgtable, self.init_mm, info.page_alloc)
+        if info.mm_cachep:
             self._attach_objects()
 
     def _attach_objects(self) -> None:
@@ -201,6 +269,12 @@ class Kernel:
             self.kmalloc_caches,
             self.slab.cache_at(info.vmap_area_cachep),
             va + Vmcoreinfo.offset_of("vmap_area_list"),
+            va + Vmcoreinfo.offset_of("purge_vmap_area_list"),
+            IntArray(self.ram, info.pa + Vmcoreinfo.offset_of("vmap_lazy_nr"), 1),
+        )
+        self.register_shrinker(self.vmalloc_areas.shrink)
+        self.fault_injection = FaultInjection(
+            info.fault_injection, self.buddy, self.slab, self.printk
         )
         self.address_spaces = AddressSpaces(
             self.space,
@@ -213,8 +287,21 @@ class Kernel:
             va + Vmcoreinfo.offset_of("mmlist"),
             IntArray(self.ram, info.pa + Vmcoreinfo.offset_of("asid_next"), 1),
         )
+        self.compaction = Compaction(
+            self.buddy, self.pgtable, self.address_spaces, self.hart, self.highmem
+        )
+        self.buddy.compactor = self.compaction.compact_zone
+        self.kmemleak = Kmemleak(self)
         # Linux's flat names.
         self.alloc_pages = self.buddy.alloc_pages
+        self.get_free_pages = self.buddy.get_free_pages
+        self.get_zeroed_page = self.buddy.get_zeroed_page
+        self.alloc_pages_exact = self.buddy.alloc_pages_exact
+        self.free_pages_exact = self.buddy.free_pages_exact
+        self.split_page = self.buddy.split_page
+        self.page_address = self.highmem.page_address
+        self.kmap = self.highmem.kmap
+        self.kunmap = self.highmem.kunmap
         self.alloc_page = self.buddy.alloc_page
         self.alloc_pages_bulk = self.buddy.alloc_pages_bulk
         self.free_pages = self.buddy.free_pages
@@ -222,13 +309,20 @@ class Kernel:
         self.kmalloc = self.kmalloc_caches.kmalloc
         self.kzalloc = self.kmalloc_caches.kzalloc
         self.kfree = self.kmalloc_caches.kfree
+        self.kmalloc_array = self.kmalloc_caches.kmalloc_array
+        self.kcalloc = self.kmalloc_caches.kcalloc
+        self.krealloc = self.kmalloc_caches.krealloc
         self.ksize = self.kmalloc_caches.ksize
         self.kmem_cache_create = self.slab.create
         self.vmalloc = self.vmalloc_areas.vmalloc
         self.vzalloc = self.vmalloc_areas.vzalloc
         self.vmalloc_range = self.vmalloc_areas.vmalloc_range
         self.module_alloc = self.vmalloc_areas.module_alloc
+        self.vmalloc_huge = self.vmalloc_areas.vmalloc_huge
         self.vfree = self.vmalloc_areas.vfree
+        self.vmap = self.vmalloc_areas.vmap
+        self.vunmap = self.vmalloc_areas.vunmap
+        self.vm_unmap_aliases = self.vmalloc_areas.vm_unmap_aliases
         self.set_memory = self.vmalloc_areas.set_memory
         self.find_vm_area = self.vmalloc_areas.find_vm_area
         self.mm_alloc = self.address_spaces.mm_alloc
@@ -242,6 +336,22 @@ class Kernel:
         self.copy_to_user = self.uaccess.copy_to_user
         self.strncpy_from_user = self.uaccess.strncpy_from_user
 
+    # messages, reclaim, the current task
+
+    def printk(self, line: str) -> None:
+        """Append one line to ``messages``, of which the last LOG_LINES are kept."""
+        self.messages.append(line)
+
+    def register_shrinker(self, shrinker: Callable[[], int]) -> None:
+        """Have ``shrinker`` called when memory is short; it returns the pages it freed."""
+        self.buddy.reclaim.register_shrinker(shrinker)
+
+    def set_current(self, pid: int, comm: str) -> None:
+        """Say for which task the kernel works: reports and page_owner name it."""
+        task = self.vmcoreinfo.page_alloc
+        task.current_pid = task.current_tgid = pid
+        task.current_comm = comm
+
     # conversions
 
     def va(self, pa: int) -> int:
@@ -254,7 +364,8 @@ class Kernel:
 
     def page(self, pfn: int) -> Page:
         """``pfn_to_page``, as a view. Raises BadAddress if ``pfn`` is no frame of RAM."""
-        self.space.va(pfn << PAGE_SHIFT)
+        if not self.space.pfn_valid(pfn):
+            raise BadAddress(pfn << PAGE_SHIFT, "not a physical address of RAM")
         return Page(self.ram, self.space.page_pa(pfn))
 
     def satp(self, mm: MmStruct | None = None) -> int:
@@ -299,15 +410,17 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
     """
     config = config or Config()
     hart = hart or NoHart()
+    slab_type = _slab_type(config)
     layout = layout_for(config.paging, ram.size)
     info_pa = ram.base + KERNEL_IMAGE_OFFSET
     if ram.size < MIN_RAM_SIZE:
         raise ValueError(f"RAM of {ram.size >> 10} KiB: the kernel needs at least 8 MiB")
     taken = _check_config(ram, config)
+    high = _high_memory(ram, config)
     was_booted = ram.read64(info_pa) == VMCOREINFO_MAGIC
 
     # The memory map, at the top of RAM.
-    memblock_pa = _highest_hole(ram, taken, MEMBLOCK_SIZE)
+    memblock_pa = _highest_hole(ram, taken, MEMBLOCK_SIZE, high)
     memblock = Memblock.create(ram, memblock_pa, layout.page_offset)
     memblock.memblock_add(ram.base, ram.size)
     memblock.memblock_reserve(memblock_pa, MEMBLOCK_SIZE)
@@ -320,25 +433,25 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
     pages = ram.size >> PAGE_SHIFT
     memmap_size = -(-pages * PAGE_STRUCT_SIZE // PAGE_SIZE) * PAGE_SIZE
     align = MEMMAP_ALIGN if memmap_size >= MEMMAP_ALIGN else PAGE_SIZE
-    memmap_pa = memblock.memblock_alloc(memmap_size, align)
+    memmap_pa = memblock.memblock_alloc(memmap_size, align, high)
     if was_booted:
         ram.fill(memmap_pa, memmap_size)
     ranges = zone_ranges(config.zones, ram.base >> PAGE_SHIFT, ram.end >> PAGE_SHIFT)
     start_block = ram.base >> PAGE_SHIFT >> PAGEBLOCK_ORDER
     blocks = ((ram.end - 1) >> PAGE_SHIFT >> PAGEBLOCK_ORDER) - start_block + 1
     zones_size = len(ranges) * Zone.SIZE
-    boot_size = zones_size + MmStruct.SIZE + KmemCacheStruct.SIZE + blocks
+    boot_size = zones_size + MmStruct.SIZE + slab_type.cache_struct_size + blocks
     boot_size = -(-boot_size // PAGE_SIZE) * PAGE_SIZE
-    zones_pa = memblock.memblock_alloc(boot_size)
+    zones_pa = memblock.memblock_alloc(boot_size, limit=high)
     ram.fill(zones_pa, boot_size)
     init_mm_pa = zones_pa + zones_size
     boot_cache_pa = init_mm_pa + MmStruct.SIZE
-    pageblock_pa = boot_cache_pa + KmemCacheStruct.SIZE
+    pageblock_pa = boot_cache_pa + slab_type.cache_struct_size
 
     # vmcoreinfo.
     ram.fill(info_pa, PAGE_SIZE)
     info = Vmcoreinfo(ram, info_pa)
-    space = Space(ram, layout, memmap_pa)
+    space = Space(ram, layout, memmap_pa, high)
     lists = Lists(space)
     info.version = VMCOREINFO_VERSION
     info.ram_base, info.ram_size = ram.base, ram.size
@@ -351,8 +464,11 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
     info.memblock, info.memblock_pa = space.va(memblock_pa), memblock_pa
     info.init_mm = space.va(init_mm_pa)
     info.asid_next = 1
-    for name in ("slab_caches", "mmlist", "vmap_area_list"):
+    for name in ("slab_caches", "mmlist", "vmap_area_list", "purge_vmap_area_list"):
         lists.init(space.va(info_pa) + Vmcoreinfo.offset_of(name))
+
+    _init_page_alloc_info(info.page_alloc, space, memblock, config)
+    _init_slab_root(info.slab_root, config)
 
     # Zones and the page allocator.
     free = [
@@ -369,6 +485,7 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
             end - start,
         )
         zone.managed_pages = sum(max(0, min(e, end) - max(s, start)) for s, e in free)
+        info.page_alloc.node_zones[kind] = space.va(zone.pa)
     info.magic = VMCOREINFO_MAGIC
     kernel = Kernel(ram, hart)
     _init_reserved_pages(kernel)
@@ -383,8 +500,15 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
         for piece in pieces:
             defer = not config.eager and bool(whole) and piece == whole[-1]
             kernel.buddy.free_boot_range(zone.zone_idx, *piece, defer=defer)
-    setup_per_zone_wmarks(kernel.zones)
+    setup_per_zone_wmarks(kernel.zones, config.min_free_kbytes)
     setup_per_zone_lowmem_reserve(kernel.zones)
+    if config.min_free_kbytes is None:
+        lowmem = sum(z.managed_pages for z in kernel.zones if z.type < ZoneType.HIGHMEM)
+        info.page_alloc.min_free_kbytes = min_free_kbytes(lowmem)
+    info.page_alloc.page_group_by_mobility_disabled = int(kernel.buddy.mobility_disabled)
+    for zone in kernel.zones:
+        setup_pageset(zone, config.pcp)
+        zone.per_cpu_pageset.debug = int(config.page_owner or config.page_poison)
 
     _map_kernel(kernel, config)
     info.swapper_pg_dir_pa = kernel.pgtable.root(kernel.init_mm)
@@ -392,10 +516,13 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
     kernel.slab.bootstrap(boot_cache_pa)
     kernel.kmalloc_caches.create_caches()
     create = kernel.slab.create
-    info.mm_cachep = create("mm_struct", MmStruct.SIZE, flags=SLAB_HWCACHE_ALIGN).va
-    info.vm_area_cachep = create("vm_area_struct", VmArea.SIZE).va
-    info.vmap_area_cachep = create("vmap_area", VmStruct.SIZE).va
+    flags = SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT
+    info.mm_cachep = create("mm_struct", MmStruct.SIZE, flags=flags).va
+    info.vm_area_cachep = create("vm_area_struct", VmArea.SIZE, flags=SLAB_ACCOUNT).va
+    info.vmap_area_cachep = create("vmap_area", VmStruct.SIZE, flags=SLAB_NO_MERGE).va
     kernel._attach_objects()
+    if config.kmemleak:
+        kernel.kmemleak.enable()
     return kernel
 
 
@@ -436,9 +563,52 @@ def _check_config(ram: Ram, config: Config) -> list[tuple[int, int]]:
     return sorted(taken)
 
 
-def _highest_hole(ram: Ram, taken: Iterable[tuple[int, int]], size: int) -> int:
-    """The highest PA with ``size`` bytes that are not taken. Raises ValueError."""
-    top = ram.end
+def _high_memory(ram: Ram, config: Config) -> int:
+    """The PA where the direct map ends. Raises ValueError where a zone of frames that need an
+    address reaches above it, and for too little memory below."""
+    start, end = ram.base >> PAGE_SHIFT, ram.end >> PAGE_SHIFT
+    high = config.direct_map_end
+    if high is None:
+        high = highmem_start(config.zones, start, end) << PAGE_SHIFT
+    for zone, low, limit in zone_ranges(config.zones, start, end):
+        if zone < ZoneType.HIGHMEM and low < limit << PAGE_SHIFT and limit << PAGE_SHIFT > high:
+            raise ValueError(f"zone {zone.name} reaches above the direct map's end {high:#x}")
+    if high % PAGE_SIZE or not ram.base + MIN_RAM_SIZE <= high <= ram.end:
+        raise ValueError(f"the direct map cannot end at {high:#x}: it needs 8 MiB of RAM")
+    return high
+
+
+def _init_page_alloc_info(
+    info: PageAllocInfo, space: Space, memblock: Memblock, config: Config
+) -> None:
+    """What the page allocator has in RAM beside the zones, as far as it is configured."""
+    ram, high = space.ram, space.high_memory
+    frames = ram.size >> PAGE_SHIFT
+    info.high_memory = high
+    info.current_comm = "swapper"
+    info.min_free_kbytes = config.min_free_kbytes or 0
+
+    def reserve(size: int) -> int:
+        size = -(-size // PAGE_SIZE) * PAGE_SIZE
+        pa = memblock.memblock_alloc(size, limit=high)
+        ram.fill(pa, size)
+        return pa
+
+    if config.page_owner:
+        info.page_owner_pa = reserve(frames * PageOwnerRecord.SIZE)
+        info.page_owner = space.va(info.page_owner_pa)
+        info.stack_depot_pa = reserve(NR_STACK_RECORDS * StackRecord.SIZE)
+        info.stack_depot = space.va(info.stack_depot_pa)
+    if config.page_poison:
+        info.page_poison_pa = reserve(frames)
+        info.page_poison = space.va(info.page_poison_pa)
+    if high < ram.end:
+        info.pkmap_pa = reserve(Pkmap.SIZE)
+        info.pkmap = space.va(info.pkmap_pa)
+
+
+def _highest_hole(ram: Ram, taken: Iterable[tuple[int, int]], size: int, top: int) -> int:
+    """The highest PA below ``top`` with ``size`` bytes that are not taken. Raises ValueError."""
     for start, end in sorted(taken, key=lambda r: -r[1]):
         if top - end >= size:
             break
@@ -446,6 +616,26 @@ def _highest_hole(ram: Ram, taken: Iterable[tuple[int, int]], size: int) -> int:
     if top - size < ram.base:
         raise ValueError("the reserved ranges leave no room for the kernel")
     return top - size
+
+
+def _slab_type(config: Config) -> type[SlabAllocator]:
+    """The allocator that ``config.slab`` names. Raises ValueError for a bad slab option."""
+    if config.slab not in SLAB_KINDS:
+        raise ValueError(f"slab allocator {config.slab!r}: one of {', '.join(SLAB_KINDS)}")
+    if config.slub_debug is not None:
+        parse_slub_debug(config.slub_debug)
+        if len(config.slub_debug) > 63 or not config.slub_debug.isascii():
+            raise ValueError("slub_debug: at most 63 ASCII characters")
+    return SLAB_ALLOCATORS[SLAB_KINDS.index(config.slab)]
+
+
+def _init_slab_root(root: SlabRoot, config: Config) -> None:
+    root.kind = SLAB_KINDS.index(config.slab)
+    root.options = (OPTION_NOMERGE if config.slab_nomerge else 0) | (
+        OPTION_HARDENED if config.slab_freelist_hardened else 0
+    )
+    if config.slub_debug is not None:
+        root.slub_debug = config.slub_debug or "FZPU"
 
 
 def _has_max_order_block(start: int, end: int) -> bool:
@@ -470,13 +660,16 @@ def _map_kernel(kernel: Kernel, config: Config) -> None:
     pgtable.pgd_alloc(mm)
     pgtable.preallocate_pgd_range(layout.vmalloc_start, layout.vmalloc_end)
     pgtable.preallocate_pgd_range(MODULES_VADDR, MODULES_END)
+    if kernel.space.high_memory < ram.end:
+        pgtable.preallocate_pgd_range(layout.pkmap_base, layout.pkmap_base + PKMAP_SIZE)
     # Text and rodata must not be writable through their alias.
     read_only = sorted((s.pa, s.end) for s in config.image if "w" not in s.prot)
     for region in kernel.memblock.memory:
         if region.flags & MEMBLOCK_NOMAP:
             continue
         at = region.base
-        for start, end in [*read_only, (region.end, region.end)]:
+        region_end = min(region.end, kernel.space.high_memory)
+        for start, end in [*read_only, (region_end, region_end)]:
             if start > at:
                 pgtable.map_range(mm, kernel.va(at), at, start - at, PAGE_KERNEL)
             if end > start:
@@ -515,7 +708,7 @@ def _boot_log(kernel: Kernel) -> Iterable[str]:
         ("vmemmap", layout.vmemmap_start, layout.vmemmap_start + layout.vmemmap_size),
         ("vmalloc", layout.vmalloc_start, layout.vmalloc_end),
         ("modules", MODULES_VADDR, MODULES_END),
-        ("lowmem", layout.page_offset, layout.page_offset + ram.size),
+        ("lowmem", layout.page_offset, kernel.space.direct_end),
         ("kernel", KERNEL_LINK_ADDR, (1 << 64) - 1),
     )
     for name, low, high in areas:
@@ -525,4 +718,5 @@ def _boot_log(kernel: Kernel) -> Iterable[str]:
                 size, unit = size >> scale, letter
                 break
         yield f"      {name:>7} : {low:#018x} - {high:#018x}   ({size:4d} {unit})"
-    yield "SLUB: HWalign=64, Order=0-3, MinObjects=0, CPUs=1, Nodes=1"
+    if kernel.slab.KIND == "slub":
+        yield "SLUB: HWalign=64, Order=0-3, MinObjects=0, CPUs=1, Nodes=1"

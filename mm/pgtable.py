@@ -500,6 +500,53 @@ class PageTables:
             self._free_tables(mm, empty)
         return _frame_runs(self.mode, gone)
 
+    def vunmap_range_noflush(self, va: int, size: int) -> None:
+        """Clear the kernel's leaves in the range; their frames are the caller's to free.
+
+        Nothing is flushed and no table is freed: the caller owes flush_tlb_all before the
+        VAs are used again, and free_pgtables for the tables. Superpages must lie in the
+        range whole, or it raises OutOfMemory when a split has no table (nothing changed).
+        Executable frames are reported to the hart at once: they are code no longer.
+        """
+        end = self.check_range(self.init_mm, va, size)
+        self._split_edges(self.init_mm, va, end)
+        gone: list[tuple[int, int, PteArray]] = []
+        self._clear(self.init_mm, self.root(self.init_mm), self._top, va, end, gone, None)
+        code = [leaf for leaf in _executable(gone) if len(leaf[2])]
+        for pfn, n in _frame_runs(self.mode, code):
+            self.hart.flush_icache(pfn, n)
+
+    def unlink_empty_tables(self, va: int, end: int) -> list[int]:
+        """Unlink the kernel's tables in ``[va, end)`` that map nothing: their PAs.
+
+        They go to free_tables once the flush that the caller owes (all) is done.
+        """
+        empty: list[int] = []
+        self._unlink_empty(self.root(self.init_mm), self._top, va, end, empty)
+        return empty
+
+    def _unlink_empty(self, table: int, level: int, va: int, end: int, empty: list[int]) -> None:
+        shift = self.mode.shift(level)
+        for unit in range(va >> shift, ((end - 1) >> shift) + 1):
+            pte = self._u64[self._word(table, unit & _LAST)]
+            if not pte & PTE_V or pte & _LEAF:
+                continue
+            child = self._table_of(pte)
+            if level > 1:
+                start = unit << shift
+                low, high = max(va, start), min(end, start + (1 << shift))
+                self._unlink_empty(child, level - 1, low, high, empty)
+            if level == self._top:
+                continue  # process roots point to it
+            if not self.ram.array(child, PTES_PER_TABLE).any():
+                self._write_entry(self.init_mm, table, unit & _LAST, 0)
+                empty.append(child)
+
+    def free_tables(self, tables: list[int]) -> None:
+        """Free what unlink_empty_tables returned."""
+        if tables:
+            self._free_tables(self.init_mm, tables)
+
     def protect_range(self, mm: MmStruct, va: int, size: int, prot: int) -> int:
         """Give every page mapped in the range the permissions ``prot``; holes stay holes.
 
@@ -549,8 +596,9 @@ class PageTables:
         va: int,
         end: int,
         gone: list[tuple[int, int, PteArray]],
-        empty: list[int],
+        empty: list[int] | None,
     ) -> None:
+        """Clear leaves into ``gone``; unlink tables left empty into ``empty`` unless None."""
         shift = self.mode.shift(level)
         index, count = self.mode.index(va, level), ((end - 1) >> shift) - (va >> shift) + 1
         entries = self.ram.array(table + index * PTE_SIZE, count)
@@ -569,6 +617,8 @@ class PageTables:
             child = self._table_of(pte)
             low, high = max(va, start), min(end, start + (1 << shift))
             self._clear(mm, child, level - 1, low, high, gone, empty)
+            if empty is None:
+                continue
             if mm == self.init_mm and level == self._top:
                 continue  # process roots point to it
             if not self.ram.array(child, PTES_PER_TABLE).any():
@@ -735,9 +785,9 @@ class PageTables:
 
 def runs_of(pfns: Sequence[int] | npt.NDArray[Any]) -> Runs:
     """Consecutive PFNs as runs ``(pfn, count)``, in the order given."""
+    if len(pfns) < 2:
+        return [(int(pfn), 1) for pfn in pfns]
     frames = np.asarray(pfns, dtype=np.int64)
-    if not len(frames):
-        return []
     cuts = (np.diff(frames) != 1).nonzero()[0] + 1
     starts = np.concatenate(([0], cuts))
     counts = np.diff(np.concatenate((starts, [len(frames)])))

@@ -18,7 +18,7 @@ from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.addrspace import Space
 from mm.buddy import Buddy
 from mm.errors import OutOfMemory, VmaError
-from mm.gfp import GFP_HIGHUSER, GFP_KERNEL, GFP_ZERO
+from mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_ZERO
 from mm.hart import HartOps
 from mm.layout import IntArray, ListHead, Struct, chars, nested, ptr, u64
 from mm.lists import Lists
@@ -216,10 +216,10 @@ class AddressSpaces:
         if mm.map_count >= MAX_MAP_COUNT:
             raise VmaError(f"more than {MAX_MAP_COUNT} mappings")
         pages = size >> PAGE_SHIFT
-        if pages > self.buddy.nr_free_pages():
+        if pages > sum(zone.managed_pages for zone in self.buddy.zones):
             raise OutOfMemory(f"no {pages} frames for {start:#x}-{end:#x}")
         va = self.vma_cache.alloc(GFP_KERNEL | GFP_ZERO)
-        runs = self.buddy.alloc_page_runs(GFP_HIGHUSER | GFP_ZERO, pages) if va else None
+        runs = self.buddy.alloc_page_runs(GFP_HIGHUSER_MOVABLE | GFP_ZERO, pages) if va else None
         try:
             if va is None or runs is None:
                 raise OutOfMemory(f"no {pages} frames for {start:#x}-{end:#x}")

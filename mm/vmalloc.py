@@ -1,55 +1,117 @@
 """vmalloc: memory that is contiguous in the kernel's VAs and scattered in RAM.
 
-An area is a ``vm_struct`` in RAM, on a list by address headed in vmcoreinfo; its frames are
-single pages, recorded in a kmalloc'ed array of struct page pointers and mapped by the
-tables of init_mm. Areas lie at the lowest address that fits, each followed by one guard
-page, which is part of ``size`` as in Linux. The modules area is served the same way.
+An area is a ``vm_struct`` in RAM, on a list by address headed in vmcoreinfo. Its frames are
+recorded in an array of struct page pointers (kmalloc'ed, above one page vmalloc'ed: an area
+of its own) and mapped by the tables of init_mm. Areas lie at the lowest address that fits,
+each followed by one guard page, which is part of ``size`` as in Linux. The modules area is
+served the same way.
 
-Making an area read-only or executable (``set_memory``) also makes its frames read-only in
-the direct map, so that no frame is writable at one address and executable at another; vfree
-gives the frames their direct-map permissions back (VM_FLUSH_RESET_PERMS).
+    vmalloc_start                                                          vmalloc_end
+    +--------------+---+- - - - - - - - - - +---+--------------------+---+----------- -
+    | VM_ALLOC     | g | VM_LAZY_FREE       | g | VM_MAP (vmap)      | g | free
+    +--------------+---+- - - - - - - - - - +---+--------------------+---+----------- -
+      frames, array     no PTE, no frame;        the caller's frames
+                        TLBs may still know it
 
-Source: Linux mm/vmalloc.c, arch/riscv/mm/pageattr.c. Sizes and VAs in bytes.
+**Lazy unmapping.** vfree clears the PTEs and frees the frames, but flushes nothing: the area
+goes on the purge list and its addresses stay taken. Once more than lazy_max_pages() are
+there, or addresses or frames run out, or on vm_unmap_aliases(), all are purged with one
+flush_tlb_all, and only then their addresses, empty page tables and structs are free again.
+Until then a stale translation may reach a frame that has a new owner, as in Linux: whoever
+uses memory after vfree gets what he deserves. Areas that ever had other permissions than
+read-write (VM_FLUSH_RESET_PERMS) are purged at once, before their frames are freed.
+
+**Huge mappings.** vmalloc_huge takes 2 MiB blocks and maps each with one leaf; when there
+are no such blocks it falls back to single frames.
+
+**Permissions.** Making an area read-only or executable (``set_memory``) also makes its
+frames read-only in the direct map, so that no frame is writable at one address and
+executable at another; vfree gives the frames their direct-map permissions back.
+
+For lookups Python keeps a GapTree of all areas, lazy ones too: built from the list when the
+kernel is attached. Source: Linux mm/vmalloc.c, arch/riscv/mm/pageattr.c. Sizes, VAs in bytes.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emu.paging import PTE_W, PTE_X
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.addrspace import MODULES_END, MODULES_VADDR, Space
 from mm.buddy import Buddy
-from mm.errors import BadFree, MappingExists, OutOfMemory, VmaError
-from mm.gfp import GFP_KERNEL, GFP_ZERO
+from mm.errors import BadAddress, BadFree, OutOfMemory, VmaError
+from mm.gaptree import GapTree
+from mm.gfp import __GFP_NOWARN as GFP_NOWARN
+from mm.gfp import (
+    GFP_DMA,
+    GFP_DMA32,
+    GFP_HIGHMEM,
+    GFP_KERNEL,
+    GFP_ZERO,
+)
 from mm.kmalloc import Kmalloc
-from mm.layout import ListHead, Struct, nested, ptr, u64
+from mm.layout import IntArray, ListHead, Struct, chars, nested, ptr, u32, u64
 from mm.lists import Lists
-from mm.pgtable import PAGE_KERNEL, PAGE_KERNEL_READ, MmStruct, PageTables, runs_of
+from mm.page import PAGE_WORDS
+from mm.pgtable import PAGE_KERNEL, PAGE_KERNEL_READ, MmStruct, PageTables, Runs, runs_of
 from mm.slab import KmemCache
+from mm.zone import PAGEBLOCK_ORDER
 
+# vm_struct.flags (include/linux/vmalloc.h)
 VM_ALLOC = 0x2
 VM_MAP = 0x4
+VM_UNINITIALIZED = 0x20
 VM_FLUSH_RESET_PERMS = 0x100
+VM_MAP_PUT_PAGES = 0x200
+VM_ALLOW_HUGE_VMAP = 0x400
+VM_LAZY_FREE = 0x10000  # on the purge list (of Linux's vmap_area, which has no flag of ours)
+
 MAX_AREAS = 1 << 20
+PMD_ORDER = PAGEBLOCK_ORDER  # 2 MiB
+PMD_SIZE = PAGE_SIZE << PMD_ORDER
+_CALLER_SIZE = 32
 
 
 class VmStruct(Struct, c_name="vm_struct"):
-    """One area. ``size`` includes the guard page."""
+    """One area. ``size`` includes the guard page; ``caller`` is who asked for it."""
 
-    list = nested(ListHead)
+    list = nested(ListHead)  # all areas, by address
     addr = ptr()
     size = u64()
     flags = u64()
     pages = ptr("struct page *")
     nr_pages = u64()
     requested_size = u64()
+    purge_list = nested(ListHead)  # VM_LAZY_FREE: what the next purge takes
+    page_order = u32()  # of the blocks behind it: 0, or PMD_ORDER
+    caller = chars(_CALLER_SIZE)
+
+
+_PURGE = VmStruct.offset_of("purge_list")
+
+
+def lazy_max_pages(nr_cpus: int = 1) -> int:
+    """Lazily freed pages that may pile up before a purge (Linux's lazy_max_pages)."""
+    return nr_cpus.bit_length() * (32 << 20) // PAGE_SIZE
+
+
+def _caller() -> str:
+    """The function that called the function that asks (Linux: __builtin_return_address)."""
+    return sys._getframe(2).f_code.co_qualname.rpartition("<locals>.")[2]
 
 
 class Vmalloc:
-    """The vmalloc areas of a kernel; ``vmap_area_list`` is the VA of the head of their list."""
+    """The vmalloc areas of a kernel.
+
+    ``vmap_area_list`` and ``purge_list`` are the VAs of the heads of the lists of areas and
+    of lazily freed areas, ``lazy_nr`` the word of RAM that counts the pages of the latter.
+    """
 
     def __init__(
         self,
@@ -60,6 +122,8 @@ class Vmalloc:
         kmalloc: Kmalloc,
         cache: KmemCache,
         vmap_area_list: int,
+        purge_list: int,
+        lazy_nr: IntArray,
     ) -> None:
         self.space = space
         self.ram = space.ram
@@ -70,138 +134,462 @@ class Vmalloc:
         self.kmalloc = kmalloc
         self.cache = cache
         self.vmap_area_list = vmap_area_list
-        self._starts: list[int] = []  # derived: addr of each area, sorted
-        self._areas: list[VmStruct] = []  # and the areas in that order
+        self.purge_list = purge_list
+        self._lazy_nr = lazy_nr
+        self.lazy_max = lazy_max_pages()
+        self._mapping = False
+        self._tree: GapTree[VmStruct | None] = GapTree(None, PAGE_SIZE)  # derived
         for link in lists.walk(vmap_area_list, MAX_AREAS):
             area = VmStruct(self.ram, lists.resolve(link))
-            self._starts.append(area.addr)
-            self._areas.append(area)
+            try:
+                self._tree.insert(area.addr, area.addr + area.size, area)
+            except ValueError as e:
+                raise VmaError(f"vm_struct at {link:#x} overlaps another: {e}") from e
+
+    # looking
 
     @property
     def areas(self) -> list[VmStruct]:
-        """All areas, by address."""
-        return list(self._areas)
+        """The areas in use, by address."""
+        return [a for a in self.all_areas() if not a.flags & VM_LAZY_FREE]
+
+    def all_areas(self) -> list[VmStruct]:
+        """The areas by address, those that wait for a purge among them."""
+        return [node.item for node in self._tree if node.item is not None]
+
+    def lazy_areas(self) -> list[VmStruct]:
+        """The areas that wait for a purge, in the order in which they were freed."""
+        return [
+            VmStruct(self.ram, self.lists.resolve(link - _PURGE))
+            for link in self.lists.walk(self.purge_list, MAX_AREAS)
+        ]
+
+    @property
+    def lazy_pages(self) -> int:
+        """Pages of address space, guard pages included, that wait for a purge."""
+        return self._lazy_nr[0]
+
+    def nr_pages(self) -> int:
+        """Frames that vmalloc holds (vmalloc_nr_pages)."""
+        return sum(area.nr_pages for area in self.areas)
 
     def find_vm_area(self, va: int) -> VmStruct | None:
         """The area whose pages (not guard page) contain ``va``; log time."""
-        i = bisect_right(self._starts, va) - 1
-        if i < 0:
+        node = self._tree.at_or_below(va)
+        if node is None or va >= node.end - PAGE_SIZE:
             return None
-        area = self._areas[i]
-        return area if va < area.addr + area.size - PAGE_SIZE else None
+        area = node.item
+        return None if area is None or area.flags & VM_LAZY_FREE else area
 
-    def _find_hole(self, size: int, start: int, end: int) -> int | None:
-        """The lowest page-aligned VA in ``[start, end)`` with ``size`` free bytes from it."""
-        at = start
-        i = bisect_right(self._starts, start) - 1
-        if i >= 0:
-            at = max(at, self._areas[i].addr + self._areas[i].size)
-        for area in self._areas[i + 1 :]:
-            if area.addr - at >= size:
+    def find_area_or_guard(self, va: int) -> VmStruct | None:
+        """As find_vm_area, but guard pages and areas that wait for a purge count too."""
+        node = self._tree.at_or_below(va)
+        return node.item if node is not None and va < node.end else None
+
+    def _array_runs(self, area: VmStruct) -> list[tuple[int, int]]:
+        """Where the area's page array lies: ``(PA, words)``. Raises BadAddress."""
+        count = area.nr_pages
+        if not count:
+            return []
+        if self.space.page_offset <= area.pages < self.space.direct_end:
+            return [(self.space.pa(area.pages), count)]
+        holder = self.find_vm_area(area.pages)
+        if holder is None or holder.addr != area.pages or holder.nr_pages * 512 < count:
+            raise BadAddress(area.pages, "vm_struct.pages is no array of pages")
+        pieces = []
+        for pfn, n in runs_of(self._pfns(holder)):
+            words = min(count, n << PAGE_SHIFT - 3)
+            pieces.append((pfn << PAGE_SHIFT, words))
+            count -= words
+            if not count:
                 break
-            at = area.addr + area.size
-        return at if at + size <= end else None
+        return pieces
+
+    def _pfns(self, area: VmStruct) -> npt.NDArray[Any]:
+        pieces = [self.ram.array(pa, words) for pa, words in self._array_runs(area)]
+        if not pieces:
+            return np.zeros(0, np.int64)
+        pointers = np.concatenate(pieces) - np.uint64(self.space.vmemmap)
+        bad = (pointers >= np.uint64(self.space.vmemmap_end - self.space.vmemmap)) | (
+            (pointers & np.uint64(8 * PAGE_WORDS - 1)) != 0
+        )
+        if bad.any():
+            va = int(pointers[int(bad.argmax())]) + self.space.vmemmap & (1 << 64) - 1
+            raise BadAddress(va, "not a struct page in vmemmap")
+        return (pointers >> np.uint64(6)).astype(np.int64) + self.space.start_pfn
+
+    def pages_of(self, area: VmStruct) -> list[int]:
+        """PFNs of the frames of an area, in order. Raises BadAddress if they are no pages."""
+        pfns: list[int] = self._pfns(area).tolist()
+        return pfns
+
+    # address space
+
+    def _get_vm_area(
+        self, size: int, align: int, start: int, end: int, flags: int, caller: str
+    ) -> VmStruct | None:
+        """An area of ``size`` bytes and its guard page at the lowest address that fits
+        (__get_vm_area_node). None without addresses or memory, even after a purge."""
+        struct_va = self.cache.alloc(GFP_KERNEL | GFP_ZERO)
+        if struct_va is None and self.purge():
+            struct_va = self.cache.alloc(GFP_KERNEL | GFP_ZERO)
+        if struct_va is None:
+            return None
+        va = self._tree.lowest_fit(size + PAGE_SIZE, start, end, align)
+        if va is None and self.purge():
+            va = self._tree.lowest_fit(size + PAGE_SIZE, start, end, align)
+        if va is None:
+            self.cache.free(struct_va)
+            return None
+        area = VmStruct(self.ram, self.space.pa(struct_va))
+        area.addr, area.size, area.flags, area.caller = va, size + PAGE_SIZE, flags, caller
+        node = self._tree.insert(va, va + size + PAGE_SIZE, area)
+        above = self._tree.at_or_above(node.end)
+        next_ = above.item
+        head = self.vmap_area_list if next_ is None else self.space.va(next_.pa)
+        self.lists.add_tail(struct_va, head)  # before the next area, or the head
+        return area
+
+    def _forget(self, area: VmStruct) -> None:
+        """Free an area's addresses and struct. No TLB may know anything of it."""
+        node = self._tree.at_or_below(area.addr)
+        assert node is not None and node.start == area.addr
+        self._tree.remove(node)
+        struct_va = self.space.va(area.pa)
+        self.lists.delete(struct_va)
+        self.cache.free(struct_va)
+
+    def _make_lazy(self, area: VmStruct) -> None:
+        """The area has no PTEs and no frames any more: it waits for the next purge."""
+        area.pages = area.nr_pages = 0
+        area.flags |= VM_LAZY_FREE
+        self.lists.add_tail(self.space.va(area.pa) + _PURGE, self.purge_list)
+        self._lazy_nr[0] += area.size >> PAGE_SHIFT
+
+    def purge(self) -> int:
+        """Flush once for all lazily freed areas and free what they kept (their addresses,
+        structs and page tables); the number of pages of address space that came free."""
+        areas = self.lazy_areas()
+        if not areas:
+            return 0
+        span = PMD_SIZE
+        merged: list[list[int]] = []
+        for start, size in sorted((a.addr, a.size) for a in areas):
+            low, high = start // span * span, -(-(start + size) // span) * span
+            if merged and low <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], high)
+            else:
+                merged.append([low, high])
+        tables: list[int] = []
+        for low, high in merged:
+            tables += self.pgtable.unlink_empty_tables(low, high)
+        self.pgtable.hart.flush_tlb_all()
+        self.pgtable.free_tables(tables)
+        for area in areas:
+            self.lists.delete(self.space.va(area.pa) + _PURGE)
+            self._forget(area)
+        pages, self._lazy_nr[0] = self._lazy_nr[0], 0
+        return pages
+
+    def shrink(self) -> int:
+        """A shrinker: purge; the pages (of page tables, of slabs) that came free by it.
+
+        While an area is being mapped nothing is purged: its tables are planned already.
+        """
+        if self._mapping:
+            return 0
+        before = self.buddy.nr_free_pages() + self.buddy.nr_pcp_pages()
+        self.purge()
+        return max(self.buddy.nr_free_pages() + self.buddy.nr_pcp_pages() - before, 0)
+
+    def vm_unmap_aliases(self) -> None:
+        """After this no TLB knows a translation that vfree or vunmap has taken away."""
+        self.purge()
+
+    # making areas
 
     def vmalloc_range(
-        self, size: int, start: int, end: int, gfp: int = GFP_KERNEL, prot: int = PAGE_KERNEL
+        self,
+        size: int,
+        start: int,
+        end: int,
+        gfp: int = GFP_KERNEL,
+        prot: int = PAGE_KERNEL,
+        flags: int = 0,
+        caller: str | None = None,
     ) -> int | None:
         """``size`` bytes, rounded up to pages, somewhere in ``[start, end)``: their VA.
 
-        The guard page must fit too. None without memory or without addresses. Raises
-        ValueError for a size of 0 or a bad protection, GfpError.
+        The guard page must fit too. ``flags``: VM_ALLOW_HUGE_VMAP rounds sizes from 2 MiB
+        on up to 2 MiB and maps such pages, if there are any. ``caller`` is what vmallocinfo
+        shows (default: the calling function). None without memory or without addresses.
+        Raises ValueError for a size of 0 or a bad protection, GfpError. Linux:
+        __vmalloc_node_range.
         """
         if size <= 0:
             raise ValueError(f"vmalloc of {size} bytes")
         self.pgtable.check_prot(self.init_mm, prot)
-        pages = -(-size // PAGE_SIZE)
-        total = (pages + 1) * PAGE_SIZE
-        va = self._find_hole(total, start, end)
-        if va is None:
+        caller = caller or _caller()
+        if -(-size // PAGE_SIZE) > sum(zone.managed_pages for zone in self.buddy.zones):
             return None
-        # Refused before anything is counted on: the frames, their array, the struct, tables.
-        if pages > self.buddy.nr_free_pages():
-            return None
-        array = self.kmalloc.kmalloc(8 * pages, GFP_KERNEL)
-        if array is None:
-            return None
-        runs = self.buddy.alloc_page_runs(gfp, pages)
-        struct_va = self.cache.alloc(GFP_KERNEL | GFP_ZERO) if runs is not None else None
-        try:
-            if runs is None or struct_va is None:
-                raise OutOfMemory("vmalloc")
-            self.pgtable.map_runs(self.init_mm, va, runs, prot)
-        except (OutOfMemory, MappingExists) as e:
-            if struct_va is not None:
-                self.cache.free(struct_va)
-            self.buddy.free_page_runs(runs or [])
-            self.kmalloc.kfree(array)
-            if isinstance(e, MappingExists):
-                raise
-            return None
-        pfns = np.concatenate([np.arange(p, p + n, dtype=np.uint64) for p, n in runs])
-        self.ram.array(self.space.pa(array), pages)[:] = (
-            (pfns - np.uint64(self.space.start_pfn)) << np.uint64(6)
-        ) + np.uint64(self.space.vmemmap)
-        area = VmStruct(self.ram, self.space.pa(struct_va))
-        area.addr, area.size, area.flags = va, total, VM_ALLOC
-        area.pages, area.nr_pages, area.requested_size = array, pages, size
-        self._insert(area)
-        if not prot & PTE_W:
-            try:
-                self._protect_alias(area, va, pages, PAGE_KERNEL_READ)
-            except OutOfMemory:
-                self.vfree(va)
-                return None
+        if not gfp & (GFP_DMA | GFP_DMA32):
+            gfp |= GFP_HIGHMEM
+        if flags & VM_ALLOW_HUGE_VMAP and size >= PMD_SIZE and prot == PAGE_KERNEL:
+            va = self._vmalloc_order(size, PMD_ORDER, start, end, gfp, prot, flags, caller)
+            if va is not None:
+                return va
+        va = self._vmalloc_order(size, 0, start, end, gfp, prot, flags, caller)
+        if va is None and self.purge():  # its page tables may be what is missing
+            va = self._vmalloc_order(size, 0, start, end, gfp, prot, flags, caller)
         return va
 
-    def _insert(self, area: VmStruct) -> None:
-        i = bisect_left(self._starts, area.addr)
-        before = self._areas[i] if i < len(self._areas) else None
-        head = self.space.va(before.pa) if before else self.vmap_area_list
-        self.lists.add_tail(self.space.va(area.pa), head)  # before the next area, or the head
-        self._starts.insert(i, area.addr)
-        self._areas.insert(i, area)
+    def _vmalloc_order(
+        self,
+        size: int,
+        order: int,
+        start: int,
+        end: int,
+        gfp: int,
+        prot: int,
+        flags: int,
+        caller: str,
+    ) -> int | None:
+        """vmalloc_range with blocks of one order; None, nothing changed, if it cannot be."""
+        block = PAGE_SIZE << order
+        total = -(-size // block) * block
+        area = self._get_vm_area(
+            total, block, start, end, VM_ALLOC | VM_UNINITIALIZED | flags, caller
+        )
+        if area is None:
+            return None
+        area.requested_size = size
+        area.page_order = order
+        runs: Runs | None = None
+        array: int | None = None
+        try:
+            array = self._alloc_array(total >> PAGE_SHIFT, gfp, caller)
+            if array is not None:
+                runs = self._alloc_frames(total >> PAGE_SHIFT, order, gfp)
+            if array is None or runs is None:
+                raise OutOfMemory("vmalloc")
+            area.pages, area.nr_pages = array, total >> PAGE_SHIFT
+            self._fill_array(area, runs)
+            if not prot & PTE_W:
+                self._protect_alias(area, area.addr, area.nr_pages, PAGE_KERNEL_READ)
+            self._map(area.addr, runs, order, prot)
+        except BaseException as e:
+            if area.flags & VM_FLUSH_RESET_PERMS:
+                self._protect_alias(area, area.addr, area.nr_pages, PAGE_KERNEL)
+            area.pages = area.nr_pages = 0
+            self._forget(area)
+            self.buddy.free_page_runs(runs or [])
+            if array is not None:
+                self._free_array(array)
+            if not isinstance(e, OutOfMemory):
+                raise
+            return None
+        area.flags &= ~VM_UNINITIALIZED
+        return area.addr
 
-    def vmalloc(self, size: int, gfp: int = GFP_KERNEL) -> int | None:
+    def _alloc_array(self, pages: int, gfp: int, caller: str) -> int | None:
+        """Room for ``pages`` pointers: from kmalloc, or above one page an area of its own."""
+        size = 8 * pages
+        if size <= PAGE_SIZE:
+            return self.kmalloc.kmalloc(size, GFP_KERNEL)
+        layout = self.space.layout
+        return self.vmalloc_range(
+            size, layout.vmalloc_start, layout.vmalloc_end, GFP_KERNEL, caller=caller
+        )
+
+    def _free_array(self, va: int) -> None:
+        if self.space.page_offset <= va < self.space.direct_end:
+            self.kmalloc.kfree(va)
+        else:
+            self.vfree(va)
+
+    def _alloc_frames(self, pages: int, order: int, gfp: int) -> Runs | None:
+        """``pages`` frames, each freeable alone, as runs; None, nothing taken, without."""
+        if not order:
+            return self.buddy.alloc_page_runs(gfp, pages)
+        runs: Runs = []
+        for _ in range(pages >> order):
+            pfn = self.buddy.alloc_pages(gfp | GFP_NOWARN, order)
+            if pfn is None:
+                self.buddy.free_page_runs(runs)
+                return None
+            self.buddy.split_page(pfn, order)
+            runs.append((pfn, 1 << order))
+        return runs
+
+    def _fill_array(self, area: VmStruct, runs: Runs) -> None:
+        pfns = np.concatenate([np.arange(p, p + n, dtype=np.uint64) for p, n in runs])
+        pointers = ((pfns - np.uint64(self.space.start_pfn)) << np.uint64(6)) + np.uint64(
+            self.space.vmemmap
+        )
+        at = 0
+        for pa, words in self._array_runs(area):
+            self.ram.array(pa, words)[:] = pointers[at : at + words]
+            at += words
+
+    def _map(self, va: int, runs: Runs, order: int, prot: int) -> None:
+        """Map all of ``runs`` from ``va`` on, or nothing (OutOfMemory)."""
+        self._mapping = True
+        at = va
+        try:
+            if not order:
+                self.pgtable.map_runs(self.init_mm, va, runs, prot)
+                return
+            for pfn, count in runs:
+                size = count << PAGE_SHIFT
+                self.pgtable.map_range(self.init_mm, at, pfn << PAGE_SHIFT, size, prot, 1)
+                at += size
+        except OutOfMemory:
+            if at > va:
+                self.pgtable.unmap_range(self.init_mm, va, at - va)
+            raise
+        finally:
+            self._mapping = False
+
+    def vmalloc(self, size: int, gfp: int = GFP_KERNEL, caller: str | None = None) -> int | None:
         """Writable memory in the vmalloc area: its VA, None without memory."""
         layout = self.space.layout
-        return self.vmalloc_range(size, layout.vmalloc_start, layout.vmalloc_end, gfp)
+        return self.vmalloc_range(
+            size, layout.vmalloc_start, layout.vmalloc_end, gfp, caller=caller or _caller()
+        )
 
-    def vzalloc(self, size: int) -> int | None:
+    def vzalloc(self, size: int, caller: str | None = None) -> int | None:
         """vmalloc of zeroed memory."""
-        return self.vmalloc(size, GFP_KERNEL | GFP_ZERO)
+        return self.vmalloc(size, GFP_KERNEL | GFP_ZERO, caller or _caller())
 
-    def module_alloc(self, size: int) -> int | None:
+    def vmalloc_huge(
+        self, size: int, gfp: int = GFP_KERNEL, caller: str | None = None
+    ) -> int | None:
+        """vmalloc with 2 MiB pages where ``size`` is at least that; then it is rounded up
+        to 2 MiB. Falls back to single frames when there are no free blocks of 2 MiB."""
+        layout = self.space.layout
+        return self.vmalloc_range(
+            size,
+            layout.vmalloc_start,
+            layout.vmalloc_end,
+            gfp,
+            flags=VM_ALLOW_HUGE_VMAP,
+            caller=caller or _caller(),
+        )
+
+    def module_alloc(self, size: int, caller: str | None = None) -> int | None:
         """Zeroed writable memory in the modules area, to be made executable by set_memory."""
-        return self.vmalloc_range(size, MODULES_VADDR, MODULES_END, GFP_KERNEL | GFP_ZERO)
+        return self.vmalloc_range(
+            size,
+            MODULES_VADDR,
+            MODULES_END,
+            GFP_KERNEL | GFP_ZERO,
+            caller=caller or _caller(),
+        )
 
-    def pages_of(self, area: VmStruct) -> list[int]:
-        """PFNs of the frames of an area, in order. Raises BadAddress if they are no pages."""
-        pointers = self.ram.array(self.space.pa(area.pages), area.nr_pages).tolist()
-        return [self.space.page_to_pfn(p) for p in pointers]
+    def vmap(
+        self,
+        pfns: Sequence[int],
+        flags: int = VM_MAP,
+        prot: int = PAGE_KERNEL,
+        caller: str | None = None,
+    ) -> int | None:
+        """Map frames of the caller's (PFNs, any order, repeats allowed) one after another.
+
+        The VA; None without memory or addresses. With VM_MAP_PUT_PAGES the frames are the
+        area's from then on and vfree frees them. Raises ValueError for no frames, a PFN that
+        is none of RAM, other flags, or an executable mapping, whose frames would stay
+        writable elsewhere (module_alloc and set_memory make code).
+        """
+        if not len(pfns) or not all(self.space.pfn_valid(pfn) for pfn in pfns):
+            raise ValueError("vmap: one or more frames of RAM")
+        if flags & ~(VM_MAP | VM_MAP_PUT_PAGES):
+            raise ValueError(f"vmap: flags {flags:#x} are not VM_MAP or VM_MAP_PUT_PAGES")
+        if prot & PTE_X:
+            raise ValueError("W^X: vmap of executable pages that are writable elsewhere")
+        self.pgtable.check_prot(self.init_mm, prot)
+        caller = caller or _caller()
+        layout = self.space.layout
+        size = len(pfns) << PAGE_SHIFT
+        area = self._get_vm_area(
+            size, PAGE_SIZE, layout.vmalloc_start, layout.vmalloc_end, flags | VM_MAP, caller
+        )
+        if area is None:
+            return None
+        array: int | None = None
+        try:
+            if flags & VM_MAP_PUT_PAGES:
+                array = self._alloc_array(len(pfns), GFP_KERNEL, caller)
+                if array is None:
+                    raise OutOfMemory("vmap")
+                area.pages, area.nr_pages = array, len(pfns)
+                self._fill_array(area, [(pfn, 1) for pfn in pfns])
+            self._map(area.addr, [(pfn, 1) for pfn in pfns], 0, prot)
+        except BaseException as e:
+            area.pages = area.nr_pages = 0
+            self._forget(area)
+            if array is not None:
+                self._free_array(array)
+            if not isinstance(e, OutOfMemory):
+                raise
+            return None
+        area.requested_size = size
+        return area.addr
+
+    # taking them down
 
     def vfree(self, va: int) -> None:
-        """Free what vmalloc gave; 0 is fine. Raises BadFree, nothing changed."""
+        """Free what vmalloc gave; 0 is fine. Raises BadFree, nothing changed.
+
+        No flush: see "Lazy unmapping" above.
+        """
         if va == 0:
             return
         area = self.find_vm_area(va)
         if area is None or area.addr != va:
             raise BadFree(va, "vfree: no area of vmalloc starts here")
-        if area.flags & VM_FLUSH_RESET_PERMS:
-            self._protect_alias(area, va, area.nr_pages, PAGE_KERNEL)
-        runs = self.pgtable.unmap_range(self.init_mm, va, area.size - PAGE_SIZE)
-        i = bisect_left(self._starts, va)
-        del self._starts[i], self._areas[i]
-        self.lists.delete(self.space.va(area.pa))
-        self.buddy.free_page_runs(runs)
-        self.kmalloc.kfree(area.pages)
-        self.cache.free(self.space.va(area.pa))
+        if area.flags & VM_MAP and not area.flags & VM_MAP_PUT_PAGES:
+            raise BadFree(va, "vfree of an area that vmap made: vunmap takes it down")
+        self._remove(area)
+
+    def vunmap(self, va: int) -> None:
+        """Take down what vmap made; the frames stay the caller's. 0 is fine.
+
+        Raises BadFree, nothing changed, for any other address.
+        """
+        if va == 0:
+            return
+        area = self.find_vm_area(va)
+        if area is None or area.addr != va:
+            raise BadFree(va, "vunmap: no area starts here")
+        if not area.flags & VM_MAP or area.flags & VM_MAP_PUT_PAGES:
+            raise BadFree(va, "vunmap of an area that owns its frames: vfree frees them")
+        self._remove(area)
+
+    def _remove(self, area: VmStruct) -> None:
+        """Unmap an area, free its frames and their array; its addresses wait for a purge."""
+        pfns = self._pfns(area)
+        array = area.pages
+        self.pgtable.vunmap_range_noflush(area.addr, area.size - PAGE_SIZE)
+        if area.flags & VM_FLUSH_RESET_PERMS:  # vm_reset_perms
+            # The code is flushed away before its frames are writable anywhere again.
+            self._make_lazy(area)
+            self.purge()
+            self._protect_frames(pfns, PAGE_KERNEL)
+        else:
+            self._make_lazy(area)
+        self.buddy.free_page_runs(runs_of(np.sort(pfns)))  # long runs are freed faster
+        if array:
+            self._free_array(array)
+        if self._lazy_nr[0] > self.lazy_max:
+            self.purge()
+
+    # permissions
 
     def set_memory(self, va: int, size: int, prot: int) -> None:
         """Give pages of one area the permissions ``prot`` (set_memory_ro, _rox, _rw).
 
         Their direct-map aliases become read-only, or writable again, to match. Raises
-        VmaError when the range is not inside of one area, ValueError for a bad
+        VmaError when the range is not inside of one area of vmalloc, ValueError for a bad
         protection, OutOfMemory when a split of the direct map has no table: then the range
         is as it was, though some of its aliases may be read-only until vfree.
         """
@@ -212,6 +600,8 @@ class Vmalloc:
         area = self.find_vm_area(va)
         if area is None or va + size > area.addr + area.size - PAGE_SIZE:
             raise VmaError(f"set_memory: {va:#x}-{va + size:#x} is not inside of one area")
+        if not area.nr_pages:
+            raise VmaError(f"set_memory: the frames at {va:#x} are not vmalloc's (vmap)")
         pages = size >> PAGE_SHIFT
         if prot & PTE_W:
             # Off with X before W appears anywhere: at no instant may both be there.
@@ -223,11 +613,17 @@ class Vmalloc:
 
     def _protect_alias(self, area: VmStruct, va: int, pages: int, prot: int) -> None:
         """Set the direct map's permissions of ``pages`` frames of the area from ``va`` on."""
-        assert not prot & PTE_X
         first = (va - area.addr) >> PAGE_SHIFT
         if not prot & PTE_W:
             area.flags |= VM_FLUSH_RESET_PERMS
-        for pfn, count in runs_of(self.pages_of(area)[first : first + pages]):
-            self.pgtable.protect_range(
-                self.init_mm, self.space.pfn_to_virt(pfn), count << PAGE_SHIFT, prot
-            )
+        self._protect_frames(self._pfns(area)[first : first + pages], prot)
+
+    def _protect_frames(self, pfns: npt.NDArray[Any], prot: int) -> None:
+        assert not prot & PTE_X
+        # Frames above the direct map (HighMem) have no alias.
+        end_pfn = self.space.start_pfn + (
+            (self.space.direct_end - self.space.page_offset) >> PAGE_SHIFT
+        )
+        for pfn, count in runs_of(pfns[pfns < end_pfn]):
+            va = self.space.pfn_to_virt(pfn)
+            self.pgtable.protect_range(self.init_mm, va, count << PAGE_SHIFT, prot)
