@@ -43,6 +43,17 @@ class Call(IntEnum):
     ALLOC_PAGES = 6  # a0 = gfp, a1 = order; a1 = struct page * or 0
     FREE_PAGES = 7  # a0 = struct page *, a1 = order
     NOP = 8  # nothing, for measuring
+    KREALLOC = 9  # a0 = VA, a1 = size, a2 = gfp; a1 = VA or 0
+    KSIZE = 10  # a0 = VA; a1 = bytes
+    KMEM_CACHE_CREATE = 11  # a0 = name, a1 = size, a2 = align, a3 = flags, a4 = ctor; a1 = VA or 0
+    KMEM_CACHE_ALLOC = 12  # a0 = cache, a1 = gfp; a1 = VA or 0
+    KMEM_CACHE_FREE = 13  # a0 = cache, a1 = VA
+    KMEM_CACHE_DESTROY = 14  # a0 = cache; refused while objects are alive
+    VMALLOC = 15  # a0 = size, a1 = gfp (only __GFP_ZERO); a1 = VA or 0
+    VFREE = 16  # a0 = VA
+    VMAP = 17  # a0 = array of struct page *, a1 = count; a1 = VA or 0
+    VUNMAP = 18  # a0 = VA
+    VMALLOC_TO_PFN = 19  # a0 = VA; a1 = PFN or 0
 
 
 def c_header() -> str:

@@ -1,4 +1,4 @@
-"""The command line: `pagewalk run`, `walk`, `tables`, `check`, `list`."""
+"""The command line: `pagewalk run`, `walk`, `tables`, `check`, `proc`, `what`, `compare` ..."""
 
 from __future__ import annotations
 
@@ -15,8 +15,19 @@ from emu.board import RAM_SIZE_DEFAULT
 from emu.debug.trace import KINDS as TRACE_KINDS
 from emu.paging import MODES, PagingMode
 from emu.stop import StopReason
+from guest.compare_cli import register as register_compare
 from guest.console import KernelLog, open_missing, poll_input, read_input, write_bytes
 from guest.elf import ElfError
+from guest.proc_cli import (
+    append_option,
+    boot_config,
+    keep_option,
+    show_then,
+    slab_option,
+    then_option,
+    views_of,
+)
+from guest.proc_cli import register as register_proc
 from guest.runner import EXIT_INTERRUPTED, MACHINES, Options, Outcome, UsageError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -159,6 +170,9 @@ def main() -> None:
     pagewalk run ./prog.elf a b      your own ELF, or C file, with arguments
     pagewalk walk ffffffd600200000   translate one address, level by level
     pagewalk tables hello            everything that is mapped
+    pagewalk proc slabinfo           Linux's view of the caches (or buddyinfo, meminfo ...)
+    pagewalk what 80400000           what an address is: frame, object, table, area
+    pagewalk compare fifo            one allocation trace through SLAB, SLUB and SLOB
     """
 
 
@@ -174,6 +188,10 @@ def main() -> None:
     help="On standard error: every instruction, every trap, or every page first touched.",
 )
 @click.option("--verbose", "-v", is_flag=True, help="Show the kernel's boot log too.")
+@then_option
+@keep_option
+@slab_option
+@append_option
 @_access
 @_json
 @click.pass_context
@@ -186,6 +204,10 @@ def run(
     machine: str | None,
     trace: str | None,
     verbose: bool,
+    then: tuple[str, ...],
+    keep: bool,
+    slab: str,
+    append: str,
     access: str,
     as_json: bool,
 ) -> None:
@@ -216,6 +238,9 @@ def run(
         trace_line=lambda line: click.echo(line, err=True),
         read_input=read_input,
         poll_input=poll_input,
+        config=boot_config(slab, views_of(then)),
+        append=append,
+        keep_module=keep,
     )
     if verbose or as_json or program is None:
         options.boot_log = log
@@ -224,19 +249,26 @@ def run(
             raise UsageError(f"the demo runs on the kernel machine, not on {machine}")
         from guest.demo import tell
 
-        status, _ = tell(options, log)
+        status, told = tell(options, log)
+        shown = show_then(told, then, as_json)
         if as_json:
             text = b"".join(console).decode("utf-8", "replace")
-            story = {"program": None, "machine": "kernel", "exit": status}
-            _print_json(story | {"console": text, "log": log.lines})
+            story: dict[str, Any] = {"program": None, "machine": "kernel", "exit": status}
+            story |= {"console": text, "log": log.lines}
+            _print_json(story | ({"then": shown} if then else {}))
         ctx.exit(status)
 
     elf = runner.find(program, machine)
-    outcome, _ = runner.run(elf, arguments, options)
+    if then and runner.machine_for(elf, machine) != "kernel":
+        raise UsageError(f"{program}: --then looks into the kernel machine, which it does not use")
+    outcome, left = runner.run(elf, arguments, options)
     if as_json:
-        _print_json(_outcome_json(outcome, b"".join(console), log.lines))
+        shown = show_then(left, then, as_json)
+        ending = _outcome_json(outcome, b"".join(console), log.lines)
+        _print_json(ending | ({"then": shown} if then else {}))
     else:
         _print_outcome(outcome)
+        show_then(left, then, as_json)
     ctx.exit(outcome.status)
 
 
@@ -279,14 +311,21 @@ def _print_json(value: Any) -> None:
 
 
 def _tables_of(
-    program: str | None, mode: PagingMode, ram_size: int, machine: str | None, access: str
+    program: str | None,
+    mode: PagingMode,
+    ram_size: int,
+    machine: str | None,
+    access: str,
+    slab: str = "slub",
 ) -> tuple[Any, PagingMode, int, Any]:
     """(RAM, mode, satp, system or None) of the state that `walk` and `tables` look at."""
     from emu.paging import mode_of_satp
     from guest import runner
 
     # What a guest prints on the way is not what was asked for.
-    options = Options(mode, ram_size, machine, access=access, output=lambda data: None)
+    options = Options(
+        mode, ram_size, machine, access=access, output=lambda data: None, config=boot_config(slab)
+    )
     if program is None:
         if machine not in (None, "kernel"):
             raise UsageError(f"a {machine} machine has no tables before it runs a program")
@@ -325,6 +364,7 @@ def _tables_of(
 @_paging
 @_ram
 @_machine
+@slab_option
 @_access
 @_json
 @click.pass_context
@@ -339,6 +379,7 @@ def walk(
     paging: str,
     ram_size: int,
     machine: str | None,
+    slab: str,
     access: str,
     as_json: bool,
 ) -> None:
@@ -353,7 +394,7 @@ def walk(
     from emu.walk import Access, Translation, WalkConfig
     from emu.walk import walk as reference_walk
 
-    ram, mode, satp, _ = _tables_of(program, MODES[paging], ram_size, machine, access)
+    ram, mode, satp, _ = _tables_of(program, MODES[paging], ram_size, machine, access, slab)
     if user is None:
         user = va < 1 << (mode.va_bits - 1) and program is not None
     config = WalkConfig(user=user, sum=sum_bit, mxr=mxr)
@@ -388,6 +429,7 @@ def walk(
 @_paging
 @_ram
 @_machine
+@slab_option
 @_access
 @_json
 def tables(
@@ -396,6 +438,7 @@ def tables(
     paging: str,
     ram_size: int,
     machine: str | None,
+    slab: str,
     access: str,
     as_json: bool,
 ) -> None:
@@ -407,7 +450,7 @@ def tables(
     from emu import tables as page_tables
     from emu.paging import satp_root
 
-    ram, mode, satp, _ = _tables_of(program, MODES[paging], ram_size, machine, access)
+    ram, mode, satp, _ = _tables_of(program, MODES[paging], ram_size, machine, access, slab)
     root = satp_root(satp)
     if tree and as_json:
         _print_json(
@@ -434,6 +477,8 @@ def tables(
 @click.argument("arguments", nargs=-1)
 @_paging
 @_ram
+@slab_option
+@append_option
 @_access
 @_json
 @click.pass_context
@@ -443,6 +488,8 @@ def check(
     arguments: tuple[str, ...],
     paging: str,
     ram_size: int,
+    slab: str,
+    append: str,
     access: str,
     as_json: bool,
 ) -> None:
@@ -459,8 +506,10 @@ def check(
 
     log = KernelLog(lambda line: None)
     options = Options(
-        MODES[paging], ram_size, access=access, log=log, read_input=read_input, output=write_bytes
-    )
+        MODES[paging], ram_size, access=access, log=log, read_input=read_input, output=write_bytes,
+        config=boot_config(slab),
+        append=append,
+    )  # fmt: skip
     if as_json:
         options.output = lambda data: None
     if program is None:
@@ -519,6 +568,10 @@ def _first_comment(source: Path) -> str:
             break
         lines.append(line.lstrip("# "))
     return " ".join(lines)
+
+
+register_proc(main, SizeParameter(), _print_json)
+register_compare(main, SizeParameter(), _print_json)
 
 
 if __name__ == "__main__":

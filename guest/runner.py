@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from emu import board
 from emu.csr import PRIV_NAMES, Priv
@@ -25,13 +26,14 @@ from emu.paging import PagingMode
 from emu.stop import Stop, StopReason
 from firmware import images
 from firmware.sbi import Sbi
-from guest import build
+from guest import build, cmdline
 from guest import elf as elf_file
 from guest.elf import Elf, ElfError
 from guest.interrupt import stop_on_ctrl_c
 from guest.system import System
 
 MACHINES = ("bare", "firmware", "kernel")
+_INSMOD = "insmod"  # the program in whose address space modules are loaded, as on Linux
 FIRMWARE_SIZE = 2 << 20  # bytes at the start of RAM that a kernel leaves alone
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 EXIT_WFI = 124
@@ -59,6 +61,9 @@ class Options:
     trace_line: Callable[[str], None] = lambda line: None
     read_input: Callable[[int], bytes] = lambda size: b""  # waits; b"" is the end
     poll_input: Callable[[], bytes] = lambda: b""  # does not wait
+    config: dict[str, Any] = field(default_factory=dict)  # further members of mm.Config
+    append: str = ""  # the kernel command line, see guest.cmdline
+    keep_module: bool = False  # do not run module_exit
 
 
 @dataclass
@@ -192,17 +197,21 @@ def run(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, 
 
 
 def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, System]:
-    system = boot_system(options)
+    system = boot_system(options, arm=False)
     with stop_on_ctrl_c(system.hart):
         if elf.is_module:
+            system.load_program(find(_INSMOD, None))
+            arm_faults(system, options)  # they are the guest's to meet, not its loader's
             module, stop = system.load_module(elf, arguments)
             if stop.reason is StopReason.EXIT and stop.value == 0:
-                stop = system.unload_module(module)
+                if not options.keep_module:
+                    stop = system.unload_module(module)
             elif stop.reason is StopReason.EXIT and stop.value is not None:
                 error = abs(stop.value)
                 stop = Stop(StopReason.EXIT, error & 0xFF or 1, detail=f"init failed: {stop.value}")
         else:
             system.load_program(elf, arguments)
+            arm_faults(system, options)
             stop = system.run_program()
     outcome = describe(elf.path, "kernel", system.hart, stop, system.symbols)
     if stop.reason is StopReason.FAULT and stop.trap is not None:
@@ -210,8 +219,12 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
     return outcome, system
 
 
-def boot_system(options: Options) -> System:
-    """The kernel machine, booted, with the trace that was asked for."""
+def boot_system(options: Options, arm: bool = True) -> System:
+    """The kernel machine, booted, with the trace that was asked for.
+
+    Without ``arm`` no fault is injected before `arm_faults` is called.
+    """
+    command_line = cmdline.parse(options.append, options.ram_size)
     system = System(
         options.ram_size,
         options.paging,
@@ -219,13 +232,22 @@ def boot_system(options: Options) -> System:
         options.log,
         options.read_input,
         options.access,
+        options.config | command_line.config,
     )
     _attach_trace(system.hart, options, system.symbols)
     with stop_on_ctrl_c(system.hart):
         system.boot()
     for line in system.kernel.log:
         options.boot_log(line)
+    if arm:
+        arm_faults(system, options)
     return system
+
+
+def arm_faults(system: System, options: Options) -> None:
+    """Begin to inject the faults that the kernel command line asks for."""
+    for action in cmdline.parse(options.append, options.ram_size).after_boot:
+        action(system.kernel)
 
 
 def _attach_trace(hart: Hart, options: Options, symbols: Symbols) -> None:

@@ -9,9 +9,10 @@ asks for page tables and switches translation on. Then Python holds M and S:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mm
 from emu import words as W
@@ -22,18 +23,18 @@ from emu.paging import PAGE_SIZE, SV39, PagingMode
 from emu.stop import Stop, StopReason
 from emu.trap import PAGE_FAULTS, Trap
 from firmware import images
-from firmware.sbi import ERR_FAILED, ERR_INVALID_PARAM, SUCCESS, Sbi
+from firmware.sbi import SUCCESS, Sbi
 from guest import elf as elf_file
 from guest.abi import KERNEL_EXTENSION, Call
 from guest.build import BUILT
 from guest.elf import Elf
 from guest.fences import Fences
+from guest.kernel_calls import KernelCalls, Upcall
 from guest.module import Module
 from guest.process import Process
 from guest.syscalls import ENOSYS
 from guest.syscalls import TABLE as SYSTEM_CALLS
 from mm.addrspace import KERNEL_IMAGE_OFFSET, KERNEL_LINK_ADDR
-from mm.errors import MmError
 from mm.kernel import Config, ImageSegment, Kernel
 from mm.pgtable import MmStruct
 from mm.vma import VM_GROWSDOWN
@@ -41,7 +42,6 @@ from mm.vma import VM_GROWSDOWN
 _NEAR_SP = 64 << 10  # bytes between sp and what a function that overflows its stack touches
 _STACK_SIZE = 16 << 10  # bytes, of the stack that modules run on
 _M64 = (1 << 64) - 1
-_PRINTK_SIZE_MAX = 4096  # bytes of one call
 
 
 class BootError(Exception):
@@ -56,6 +56,7 @@ class System:
     """A machine with the kernel in Python, not yet booted.
 
     ``output`` takes what programs write; ``log`` a line of the kernel log at a time.
+    ``config`` are further members of ``mm.Config``, by name.
     ``input`` gives up to n bytes for a program that reads. Raises ValueError for a RAM
     size that cannot be.
     """
@@ -68,7 +69,9 @@ class System:
         log: Callable[[str], None] = lambda line: None,
         read_input: Callable[[int], bytes] = lambda size: b"",
         access: str = "auto",
+        config: Mapping[str, Any] | None = None,
     ) -> None:
+        self._config = dict(config or {})
         self.machine = Machine(ram_size, output, access)
         self.hart = self.machine.hart
         self.paging = paging
@@ -81,19 +84,11 @@ class System:
         self.modules: list[Module] = []
         self._head = elf_file.load(_head_path())
         self._stack_top = 0
-        self._printk_rest = b""
         self._return = self._head.symbol("kernel_return") or 0
         self._sbi = Sbi(self.hart, self.machine.ram, output)
         self._sbi.extensions[KERNEL_EXTENSION] = {
             Call.SETUP_VM.value: self._setup_vm,
             Call.START_KERNEL.value: self._start_kernel,
-            Call.RETURN.value: self._function_returned,
-            Call.PRINTK.value: self._printk,
-            Call.KMALLOC.value: self._kmalloc,
-            Call.KFREE.value: self._kfree,
-            Call.ALLOC_PAGES.value: self._alloc_pages,
-            Call.FREE_PAGES.value: self._free_pages,
-            Call.NOP.value: lambda: (SUCCESS, 0),
         }
 
     # boot
@@ -120,7 +115,7 @@ class System:
 
     def _setup_vm(self) -> tuple[int, int]:
         """The head asks for page tables: build the memory manager, return satp."""
-        config = Config(paging=self.paging, image=tuple(self._segments))
+        config = Config(paging=self.paging, image=tuple(self._segments), **self._config)
         self.kernel = mm.boot(self.machine.ram, config, Fences(self.hart))
         return SUCCESS, self.kernel.satp()
 
@@ -131,8 +126,9 @@ class System:
         if stack is None:
             return Stop(StopReason.FAULT, detail="no memory for the kernel stack")
         self._stack_top = stack + _STACK_SIZE
-        for call in (Call.SETUP_VM, Call.START_KERNEL):  # the head's, once; no module's
-            del self._sbi.extensions[KERNEL_EXTENSION][call.value]
+        # From here on the calls are those of modules; the head's are gone.
+        self._calls = KernelCalls(self.kernel, self.hart, self.log, self._construct)
+        self._sbi.extensions[KERNEL_EXTENSION] = self._calls.table()
         return Stop(StopReason.EXIT, value="booted")
 
     # programs
@@ -146,6 +142,7 @@ class System:
             self.kernel, elf, arguments, environment, self.output, self.read_input
         )
         self.symbols.add_source(lambda: elf.names, self.process.bias)
+        self.kernel.set_current(self.process.pid, self.process.name[:15])
         w = self.hart.words
         for i in range(1, 32):
             w[i] = 0
@@ -165,6 +162,7 @@ class System:
         if self.process is not None:
             self.hart.set_satp(self.kernel.satp())
             process, self.process = self.process, None
+            self.kernel.set_current(0, "swapper")
             self.symbols.remove_range(0, process.mm.task_size)
             process.close()
 
@@ -220,9 +218,43 @@ class System:
         w[W.SP] = self._stack_top
         w[W.RA] = self._return
         self._enter(Priv.S, va, self.process.mm if self.process else self.kernel.init_mm)
-        stop = self.machine.run()
-        self._flush_printk()
+        stop = self._run()
+        self._calls.flush_printk()
         return stop
+
+    def _run(self) -> Stop:
+        """Run S-mode code, and the functions of its own that a kernel call needs run."""
+        stop = self.machine.run()
+        while isinstance(stop.value, Upcall):
+            stop = self._serve(stop.value) or self.machine.run()
+        return stop
+
+    def _serve(self, upcall: Upcall) -> Stop | None:
+        """Run the functions of ``upcall`` on the stack of the call that waits for them.
+
+        None when all returned and the call can go on; else what ended one of them.
+        """
+        w = self.hart.words
+        state = bytes(w)
+        for function, argument in upcall.functions:
+            w.cast("B")[:] = state
+            w[W.A0], w[W.RA], w[W.PC] = argument, self._return, function
+            stop = self._run()
+            if stop.reason is not StopReason.EXIT or stop.value is None:
+                return stop
+        w.cast("B")[:] = state
+        w[W.A0], w[W.A1] = SUCCESS, upcall.value
+        return None
+
+    def _construct(self, function: int, argument: int) -> None:
+        """Run a module's constructor for an object of a slab that Python has asked for."""
+        w = self.hart.words
+        state = bytes(w)
+        stop = self.call(function, argument)
+        w.cast("B")[:] = state
+        self.hart.set_satp(w[W.SATP])
+        if stop.reason is not StopReason.EXIT:
+            self.log(f"constructor at {function:#x} of the object at {argument:#x}: {stop.trap}")
 
     # traps to S
 
@@ -279,81 +311,6 @@ class System:
             if after.vm_flags & VM_GROWSDOWN and abs(self.hart.words[W.SP] - va) <= _NEAR_SP:
                 text += ": the stack has overflowed into its guard"
         return text
-
-    # calls of modules
-
-    def _function_returned(self) -> Stop:
-        result = self.hart.words[W.A0] & 0xFFFFFFFF
-        return Stop(StopReason.EXIT, value=result - (1 << 32) if result >> 31 else result)
-
-    def _printk(self) -> tuple[int, int]:
-        """Text up to each newline becomes a line of the kernel log."""
-        w = self.hart.words
-        size = min(w[W.A1], _PRINTK_SIZE_MAX)
-        data = self._read_kernel(w[W.A0], size)
-        if data is None:
-            return ERR_INVALID_PARAM, 0
-        *lines, self._printk_rest = (self._printk_rest + data).split(b"\n")
-        for line in lines:
-            self.log(line.decode("utf-8", "replace"))
-        if len(self._printk_rest) > _PRINTK_SIZE_MAX:
-            self._flush_printk()
-        return SUCCESS, size
-
-    def _flush_printk(self) -> None:
-        if self._printk_rest:
-            self.log(self._printk_rest.decode("utf-8", "replace"))
-            self._printk_rest = b""
-
-    def _read_kernel(self, va: int, size: int) -> bytes | None:
-        """Kernel memory through the kernel's tables; None where something is not mapped."""
-        from emu.walk import Access, Translation, walk
-
-        root = self.kernel.pgtable.root(self.kernel.init_mm)
-        data = b""
-        while len(data) < size:
-            at = va + len(data)
-            found = walk(self.machine.ram, self.paging, root, at, Access.READ)
-            part = min(size - len(data), 4096 - at % 4096)
-            if not isinstance(found, Translation) or not self.machine.ram.contains(found.pa, part):
-                return None
-            data += self.machine.ram.read(found.pa, part)
-        return data
-
-    def _kmalloc(self) -> tuple[int, int]:
-        w = self.hart.words
-        return self._guarded(lambda: self.kernel.kmalloc(w[W.A0], w[W.A1]) or 0)
-
-    def _kfree(self) -> tuple[int, int]:
-        address = self.hart.words[W.A0]
-        return self._guarded(lambda: self.kernel.kfree(address) or 0)
-
-    def _alloc_pages(self) -> tuple[int, int]:
-        w = self.hart.words
-
-        def allocate() -> int:
-            pfn = self.kernel.alloc_pages(w[W.A0], w[W.A1])
-            return 0 if pfn is None else self.kernel.space.page_va(pfn)
-
-        return self._guarded(allocate)
-
-    def _free_pages(self) -> tuple[int, int]:
-        w = self.hart.words
-
-        def free() -> int:
-            self.kernel.free_pages(self.kernel.space.page_to_pfn(w[W.A0]), w[W.A1])
-            return 0
-
-        return self._guarded(free)
-
-    def _guarded(self, action: Callable[[], int]) -> tuple[int, int]:
-        """A call of the memory manager; what it refuses is logged, in its words."""
-        try:
-            return SUCCESS, action()
-        except (MmError, ValueError) as e:
-            for line in str(e).splitlines():
-                self.log(line)
-            return ERR_FAILED, 0
 
 
 def _head_path() -> Path:

@@ -1,7 +1,6 @@
 /* A kernel module that faults in the way that its argument names. */
 #include <pagewalk/module.h>
 
-extern char module_args[];
 
 static int is(const char *name)
 {

@@ -1,0 +1,2 @@
+/* Linux's <linux/gfp.h>: everything that a module can use is in pagewalk/module.h. */
+#include <pagewalk/module.h>

@@ -1,0 +1,149 @@
+/* kmalloc and kmem_cache.
+ *
+ * SLUB's fast path runs here, without a trap: an object is popped off the CPU's freelist and
+ * pushed back on it, in the same structures that the kernel uses. Only an empty freelist, an
+ * object of another slab, and whatever needs the kernel's eyes (debugging, hardened pointers,
+ * another allocator) trap. The kernel leaves the CPU's freelist empty where it wants every
+ * call to trap, so that there is nothing to ask here.
+ */
+#ifndef PAGEWALK_SLAB_H
+#define PAGEWALK_SLAB_H
+
+#include <stddef.h>
+
+#include <pagewalk/call.h>
+#include <pagewalk/page.h>
+
+#define KMALLOC_MAX_CACHE_SIZE 8192
+/* Other caches (DMA), or what the kernel refuses. */
+#define GFP_SLAB_SLOW (__GFP_DMA | __GFP_DMA32 | __GFP_HIGHMEM)
+
+void *memset(void *to, int byte, size_t size);
+void *memcpy(void *to, const void *from, size_t size);
+
+/* The index into vmcore->kmalloc_caches; folds to a number where the size is one. */
+static inline __attribute__((always_inline)) unsigned int kmalloc_index(size_t size)
+{
+    return size <= 8      ? 0
+           : size <= 16   ? 1
+           : size <= 32   ? 2
+           : size <= 64   ? 3
+           : size <= 96   ? 4
+           : size <= 128  ? 5
+           : size <= 192  ? 6
+           : size <= 256  ? 7
+           : size <= 512  ? 8
+           : size <= 1024 ? 9
+           : size <= 2048 ? 10
+           : size <= 4096 ? 11
+                          : 12;
+}
+
+/* Pops an object off the CPU's freelist; NULL when it is empty. */
+static inline __attribute__((always_inline)) void *slab_pop(const struct kmem_cache *cache)
+{
+    struct kmem_cache_cpu *cpu = cache->cpu_slab;
+    char *object = cpu->freelist;
+    if (likely(object))
+        cpu->freelist = *(void **)(object + cache->offset);
+    return object;
+}
+
+/* Pushes an object of the CPU's own slab; 0 when it is not of that slab. */
+static inline __attribute__((always_inline)) int slab_push(const struct slab *slab, void *object)
+{
+    const struct kmem_cache *cache = slab->slab_cache;
+    struct kmem_cache_cpu *cpu = cache->cpu_slab;
+    if (unlikely(cpu->slab != slab || cpu->freelist == object))
+        return 0;
+    *(void **)((char *)object + cache->offset) = cpu->freelist;
+    cpu->freelist = object;
+    return 1;
+}
+
+static inline __attribute__((always_inline)) void *kmalloc(size_t size, gfp_t flags)
+{
+    if (likely(size - 1 < KMALLOC_MAX_CACHE_SIZE && !(flags & GFP_SLAB_SLOW))) {
+        const struct kmem_cache *cache = vmcore->kmalloc_caches[kmalloc_index(size)];
+        void *object = cache ? slab_pop(cache) : NULL;
+        if (likely(object)) {
+            if (flags & __GFP_ZERO)
+                memset(object, 0, size);
+            return object;
+        }
+    }
+    return (void *)kernel_call(CALL_KMALLOC, (long)size, (long)flags).value;
+}
+
+static inline __attribute__((always_inline)) void kfree(const void *object)
+{
+    if (likely((unsigned long)object - vmcore->page_offset < vmcore->ram_size)) {
+        struct slab *slab = (struct slab *)compound_head(virt_to_page(object));
+        if (likely(slab->page_type >> 24 == PGTY_slab && slab->slab_cache) &&
+            likely(slab_push(slab, (void *)object)))
+            return;
+    }
+    kernel_call(CALL_KFREE, (long)object, 0);
+}
+
+static inline void *kzalloc(size_t size, gfp_t flags)
+{
+    return kmalloc(size, flags | __GFP_ZERO);
+}
+
+static inline void *kmalloc_array(size_t n, size_t size, gfp_t flags)
+{
+    size_t bytes;
+    return __builtin_mul_overflow(n, size, &bytes) ? NULL : kmalloc(bytes, flags);
+}
+
+static inline void *kcalloc(size_t n, size_t size, gfp_t flags)
+{
+    return kmalloc_array(n, size, flags | __GFP_ZERO);
+}
+
+static inline void *krealloc(const void *object, size_t size, gfp_t flags)
+{
+    return (void *)kernel_call5(CALL_KREALLOC, (long)object, (long)size, (long)flags, 0, 0).value;
+}
+
+static inline size_t ksize(const void *object)
+{
+    return (size_t)kernel_call(CALL_KSIZE, (long)object, 0).value;
+}
+
+/* Flags of kmem_cache_create. The constructor runs on each object of a new slab. */
+static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned int size,
+                                                   unsigned int align, unsigned long flags,
+                                                   void (*ctor)(void *))
+{
+    return (struct kmem_cache *)kernel_call5(CALL_KMEM_CACHE_CREATE, (long)name, size, align,
+                                             (long)flags, (long)ctor)
+        .value;
+}
+
+static inline void kmem_cache_destroy(struct kmem_cache *cache)
+{
+    if (cache)
+        kernel_call(CALL_KMEM_CACHE_DESTROY, (long)cache, 0);
+}
+
+static inline void *kmem_cache_alloc(struct kmem_cache *cache, gfp_t flags)
+{
+    void *object = cache->cpu_slab ? slab_pop(cache) : NULL;
+    if (likely(object)) {
+        if (flags & __GFP_ZERO)
+            memset(object, 0, cache->object_size);
+        return object;
+    }
+    return (void *)kernel_call(CALL_KMEM_CACHE_ALLOC, (long)cache, (long)flags).value;
+}
+
+static inline void kmem_cache_free(struct kmem_cache *cache, void *object)
+{
+    struct slab *slab = (struct slab *)compound_head(virt_to_page(object));
+    if (unlikely(slab->slab_cache != cache || !slab_push(slab, object)))
+        kernel_call(CALL_KMEM_CACHE_FREE, (long)cache, (long)object);
+}
+
+#endif
