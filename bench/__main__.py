@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from bench.rows import ROWS
+from bench.rows import COSTS, ROWS, Cost, Row
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.2f} us"
+    if seconds >= 1e-3:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds >= 1e-6:
+        return f"{seconds * 1e6:.2f} us"
+    return f"{seconds * 1e9:.1f} ns"
 
 
-def main() -> int:
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
+def _ratios(rows: Sequence[Row]) -> int:
+    """Print the rows; how many are over their limit."""
     print(f"{'what':<31}{'against':<33}{'ours':>10}{'other':>11}{'ratio':>8}{'limit':>7}")
     over = 0
-    for row in ROWS:
-        if word not in row.what:
-            continue
+    for row in rows:
         result = row.measure()
         if isinstance(result, str):
             print(f"{row.what:<31}{row.against:<33}{result}")
@@ -28,8 +31,41 @@ def main() -> int:
         over += bool(verdict)
         print(
             f"{row.what:<31}{row.against:<33}{_time(found.ours):>10}{_time(found.other):>11}"
-            f"{found.ratio:>8.2f}{limit:>7}{verdict}  {note}".rstrip()
+            f"{_ratio(found.ratio):>8}{limit:>7}{verdict}  {note}".rstrip()
         )
+    return over
+
+
+def _costs(rows: Sequence[Cost]) -> int:
+    """Print what operations cost; how many are over their limit."""
+    print(f"{'operation':<31}{'':<33}{'one':>10}{'one of 64':>11}{'ratio':>8}{'limit':>7}")
+    over = 0
+    for row in rows:
+        found = row.measure()
+        if isinstance(found, float):
+            print(f"{row.what:<64}{_time(found):>10}")
+            continue
+        verdict = "  OVER" if row.limit is not None and found.ratio > row.limit else ""
+        over += bool(verdict)
+        print(
+            f"{row.what:<64}{_time(found.other):>10}{_time(found.ours):>11}"
+            f"{_ratio(found.ratio):>8}{row.limit:>7g}{verdict}"
+        )
+    return over
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def main() -> int:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    rows = [row for row in ROWS if word in row.what]
+    costs = [row for row in COSTS if word in row.what]
+    over = _ratios(rows) if rows else 0
+    if rows and costs:
+        print()
+    over += _costs(costs) if costs else 0
     return 1 if over else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import unicorn
 import unicorn.unicorn_const as ucc
 
 import mm
+from bench import operations as op
+from bench.guests import HERE, compiled
 from bench.measure import Ratio, ratio, timed
 from emu import inside, words
 from emu.machine import Machine
@@ -24,13 +28,11 @@ from emu.ram import RAM_BASE, Ram
 from firmware import images
 from guest import build
 from guest import elf as elf_file
-from guest.elf import Elf
 from guest.runner import load_physical
 from guest.system import System
 from mm.pgtable import PAGE_WRITE
 
 _GIB = 1 << 30
-_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,13 @@ class Row:
     measure: Callable[[], tuple[Ratio, str] | str]  # text: why it could not be measured
 
 
+# Both sides start from compiled bytecode, as an installed package does.
+_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
+
 def _process(*command: str) -> float:
-    return timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))
+    run = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL, env=_ENVIRONMENT)
+    return timed(run)
 
 
 def run_hello() -> tuple[Ratio, str]:
@@ -72,13 +79,6 @@ def boot_size() -> tuple[Ratio, str]:
     return found, f"{resident:.0f} MB resident (at most 200)"
 
 
-def _compiled(name: str, kind: build.Kind, suffix: str) -> Elf:
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / f"{name}{suffix}"
-        build.build(kind, [_HERE / "guests" / f"{name}.c"], output, Path(folder))
-        return elf_file.load(output)
-
-
 _CALLS = 200_000  # as in call_loop.c
 
 
@@ -86,7 +86,7 @@ def kernel_call() -> tuple[Ratio, str]:
     """A module's loop of calls, against the same machine code on an engine of its own."""
     system = System()
     system.boot()
-    module, stop = system.load_module(_compiled("call_loop", build.MODULE, ".ko"))
+    module, stop = system.load_module(compiled("call_loop", build.MODULE, ".ko"))
     assert stop.value == 0 and module.exit is not None
     exit_function = module.exit
 
@@ -152,7 +152,7 @@ def store_loop() -> tuple[Ratio, str] | str:
         return "qemu-system-riscv64 is not installed"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store_loop.elf"
-        build.build(build.BARE, [_HERE / "guests" / "store_loop.c"], path, Path(folder))
+        build.build(build.BARE, [HERE / "store_loop.c"], path, Path(folder))
         elf = elf_file.load(path)
         qemu = ["qemu-system-riscv64", "-M", "virt", "-m", "64M", "-nographic", "-bios", str(path)]
         done = subprocess.run(qemu, capture_output=True, timeout=120, check=True)
@@ -166,10 +166,45 @@ def store_loop() -> tuple[Ratio, str] | str:
     return Ratio(a, b, a / b), "100 million stores each"
 
 
+def _on_each(measure: Callable[..., tuple[Ratio, str]], *fills: Any) -> list[Callable[[], Any]]:
+    return [
+        partial(measure, op.page_pair, *fills[:1], 1000),
+        partial(measure, op.kmalloc_pair, *fills[1:2], 1000),
+        partial(measure, op.vmalloc_pair, *fills[2:], 50),
+    ]
+
+
+_SIZE = _on_each(op.ram_size)
+_LIVE = _on_each(op.live_objects, op.PAGES, op.OBJECTS, op.AREAS)
+
 ROWS = (
     Row("pagewalk run hello", "import unicorn, capstone, numpy", 2.5, run_hello),
     Row("boot with 64 GiB", "boot with 64 MiB", 1.3, boot_size),
     Row("kernel call that does nothing", "empty raw callback", 6.0, kernel_call),
     Row("page table for 1 GiB of 4 KiB", "one numpy statement", 3.0, page_tables),
     Row("store loop in an RW page", "qemu-system-riscv64", None, store_loop),
+    Row("guest: kmalloc+kfree", "the same by trap", 1 / 20, partial(op.fast_path, "kmalloc")),
+    Row("guest: alloc_page+free_page", "the same by trap", 1 / 20, partial(op.fast_path, "page")),
+    Row("alloc_page+free, 64 GiB", "with 64 MiB", 1.5, _SIZE[0]),
+    Row("kmalloc(64)+kfree, 64 GiB", "with 64 MiB", 1.5, _SIZE[1]),
+    Row("vmalloc(1M)+vfree, 64 GiB", "with 64 MiB", 1.5, _SIZE[2]),
+    Row("alloc_page+free, many live", "with few", 1.5, _LIVE[0]),
+    Row("kmalloc(64)+kfree, many live", "with few", 1.5, _LIVE[1]),
+    Row("vmalloc(1M)+vfree, many live", "with few", 1.5, _LIVE[2]),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One operation: seconds, and where there is a bulk of it, one of 64 against one alone."""
+
+    what: str
+    measure: Callable[[], Ratio | float]
+    limit: float | None = None
+
+
+COSTS = (
+    Cost("alloc_page + free_page", partial(op.bulk, op.page_bulk, op.page_pair), 0.1),
+    Cost("kmalloc(64) + kfree", partial(op.bulk, op.slab_bulk, op.kmalloc_pair), 0.1),
+    Cost("vmalloc(1 MiB) + vfree", partial(op.single, op.vmalloc_pair, 100)),
 )

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -77,13 +78,14 @@ class Kernel:
         ram_size: int = 16 << 20,
         access: str = "auto",
         stdin: bytes = b"",
+        config: Mapping[str, object] | None = None,
     ) -> None:
         self.console = bytearray()
         self.log: list[str] = []
         self._stdin = stdin
         self.mode = mode
         self.system = System(
-            ram_size, mode, self.console.extend, self.log.append, self._read, access
+            ram_size, mode, self.console.extend, self.log.append, self._read, access, config
         )
         self.system.boot()
         self.hart = self.system.hart
@@ -119,7 +121,11 @@ class Kernel:
         return stop
 
     def counts(self) -> dict[str, int]:
-        """Every counter: the checker's, and those that the kernel keeps itself."""
+        """Every counter: the checker's, and those that the kernel keeps itself.
+
+        What is freed lazily is freed first.
+        """
+        self.mm.vm_unmap_aliases()
         kept = {c.name: c.nr_objects for c in self.mm.slab.caches() if hasattr(c, "nr_objects")}
         return asdict(mm.check(self.mm)) | kept | {"nr_free": self.mm.buddy.nr_free_pages()}
 

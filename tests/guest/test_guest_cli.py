@@ -25,10 +25,25 @@ MODES = ["sv39", "sv48", "sv57"]
 GUESTS = {
     "fault": "programs",
     "hello": "programs",
+    "insmod": "programs",
     "touch": "programs",
+    "buddy": "modules",
+    "fast_path": "modules",
     "fault_module": "modules",
+    "gfp_flags": "modules",
     "hello_module": "modules",
+    "kmalloc_sizes": "modules",
+    "lists": "modules",
+    "overflow": "modules",
     "page_struct": "modules",
+    "page_walk": "modules",
+    "slab_cache": "modules",
+    "slub_freelist": "modules",
+    "tlb": "modules",
+    "use_after_free": "modules",
+    "vmalloc_area": "modules",
+    "vmas": "modules",
+    "zones": "modules",
     "uart_hello": "bare",
     "sbi_hello": "supervisor",
 }
@@ -205,7 +220,9 @@ def test_a_module_that_faults(pagewalk: Cli) -> None:
     assert re.match(
         r"pagewalk: load page fault in S-mode at 0xffffffff0000\w+ <fault_init", lines[0]
     )
-    assert lines[-1].startswith("Unable to handle kernel NULL pointer dereference")
+    assert lines[-2].startswith("Unable to handle kernel NULL pointer dereference")
+    # Modules run in the address space of insmod, as on Linux.
+    assert re.fullmatch(r"no vm_area_struct holds 0x0; the next .* insmod", lines[-1])
 
 
 # traces

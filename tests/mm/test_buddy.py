@@ -173,10 +173,24 @@ def test_bulk_is_what_single_calls_give(boot: Booter, gfp: int) -> None:
         for p in pages[::3]:
             assert p is not None
             k.free_page(p)
-    for count in (1, 7, 64, 1000):
+    for count in (1, 7, 15, 3, 12):
         assert a.alloc_pages_bulk(gfp, count) == [b.alloc_page(gfp) for _ in range(count)]
         assert free_blocks(a) == free_blocks(b)
     assert a.ram.read(a.ram.base, a.ram.size) == b.ram.read(b.ram.base, b.ram.size)
+
+
+def test_bulk_prefers_one_block(kernel: mm.Kernel) -> None:
+    before = free_blocks(kernel)
+    (first,) = kernel.alloc_pages_bulk(GFP_KERNEL, 1)
+    runs = kernel.buddy.alloc_page_runs(GFP_KERNEL, 64)
+    assert runs is not None and len(runs) == 1 and runs[0][0] % 64 == 0 and runs[0][1] == 64
+    mm.check(kernel)
+    kernel.buddy.free_page_runs(runs)
+    kernel.free_page(first)
+    assert free_blocks(kernel) == before
+    pages = kernel.alloc_pages_bulk(GFP_KERNEL, 1000)
+    assert len(set(pages)) == 1000
+    mm.check(kernel)
 
 
 def test_bulk_takes_what_there_is(kernel: mm.Kernel) -> None:
@@ -252,7 +266,7 @@ class BuddyModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         zones = ((ZoneType.DMA, SPLIT << 12), (ZoneType.NORMAL, None))
-        self.k = mm.boot(Ram(16 << 20), mm.Config(zones=zones))
+        self.k = mm.boot(Ram(16 << 20), mm.Config(zones=zones, pcp=False, min_free_kbytes=0))
         self.free = free_blocks(self.k)
         self.held: set[tuple[int, int]] = set()
 

@@ -15,6 +15,7 @@ from mm.errors import CheckError, MmError
 from mm.gfp import GFP_COMP, GFP_KERNEL
 from mm.page import PG_RESERVED
 from mm.pgtable import PAGE_KERNEL_EXEC, MmStruct
+from mm.slab.slub import SlubCache
 from mm.vma import VM_READ, VM_WRITE
 from mm.vmalloc import VmStruct
 
@@ -25,7 +26,8 @@ class World:
     """A kernel with some of everything, and where its parts are."""
 
     def __init__(self) -> None:
-        k = self.k = mm.boot(Ram(16 << 20))
+        config = mm.Config(pcp=False)  # see also test_pcp.py
+        k = self.k = mm.boot(Ram(16 << 20), config)
         self.ram = k.ram
         self.single = self.need(k.alloc_page())
         self.block = self.need(k.alloc_pages(GFP_KERNEL, 3))
@@ -297,9 +299,39 @@ def slab_freelist_wild(w: World) -> int | None:
 
 @case("slab", "cycle")
 def slab_freelist_cycle(w: World) -> int | None:
-    first = w.k.page(w.slab).index
+    cache = w.k.slab.cache_of(w.object)
+    assert cache is not None
+    first = cache.struct.cpu.freelist
     w.ram.write64(w.k.pa(first) + 32, first)
     return w.page_pa(w.slab)
+
+
+@case("slab", "frozen")
+def slab_frozen(w: World) -> int | None:
+    w.k.page(w.slab).private &= ~(1 << 31)
+    return w.page_pa(w.slab)
+
+
+@case("slab", "PG_workingset")
+def slab_partial_flag(w: World) -> int | None:
+    w.k.page(w.slab).flags |= 1 << 9
+    return w.page_pa(w.slab)
+
+
+@case("kmem_cache_cpu", "without a slab")
+def cpu_slab_gone(w: World) -> int | None:
+    cache = w.k.slab.cache_of(w.object)
+    assert cache is not None
+    cache.struct.cpu.slab = 0
+    return cache.struct.cpu_slab
+
+
+@case("kmem_cache", "per-CPU part")
+def cpu_slab_pointer(w: World) -> int | None:
+    cache = w.k.slab.cache_of(w.object)
+    assert cache is not None
+    cache.struct.cpu_slab += 8
+    return cache.va
 
 
 @case("slab", "inuse")
@@ -323,8 +355,9 @@ def slab_cache_pointer(w: World) -> int | None:
 @case("slab", "partial list iff it has room")
 def slab_unlisted(w: World) -> int | None:
     cache = w.k.slab.cache_of(w.object)
-    assert cache is not None
-    cache._remove_partial(w.slab)
+    assert isinstance(cache, SlubCache)
+    cache.flush()
+    cache._remove_partial(w.k.space.page_index(w.slab))
     return w.page_pa(w.slab)
 
 

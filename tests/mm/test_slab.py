@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 import mm
-from emu.ram import Ram
 from mm.errors import BadFree, BadPage, GfpError, SlabError
-from mm.gfp import GFP_HIGHUSER, GFP_KERNEL
+from mm.gfp import GFP_HIGHUSER
 from mm.kmalloc import KMALLOC_SIZES, ZERO_SIZE_PTR
-from mm.slab import SLAB_HWCACHE_ALIGN
+from mm.slab import SLAB_HWCACHE_ALIGN, SLAB_NO_MERGE
 from mm.slab.slub import (
     SlubCache,
     calculate_cpu_partial,
@@ -44,7 +40,7 @@ def test_partial_limits() -> None:
 
 def test_the_cache_of_caches_is_its_own(kernel: mm.Kernel) -> None:
     first = kernel.slab.caches()[0]
-    assert first.name == "kmem_cache"
+    assert first.name == "kmem_cache" and first.struct.refcount == -1
     assert kernel.slab.cache_of(first.va) is first
     names = [c.name for c in kernel.slab.caches()]
     assert names[1:14] == [
@@ -78,41 +74,60 @@ def test_constructor_runs_once_an_object_and_survives(kernel: mm.Kernel) -> None
     assert cache.alloc() == va and kernel.ram.read64(kernel.pa(va)) == 0x1234
 
 
+def need(value: int | None) -> int:
+    assert value is not None
+    return value
+
+
+def eight(kernel: mm.Kernel) -> SlubCache:
+    """A cache with eight objects a slab."""
+    cache = kernel.slab.create("eight", 512, flags=SLAB_NO_MERGE)
+    assert isinstance(cache, SlubCache)
+    return cache
+
+
 def test_full_slabs_leave_and_enter_the_partial_list(kernel: mm.Kernel) -> None:
-    cache = kernel.slab.create("eight", 512)
-    objects = [cache.alloc() for _ in range(8)]
+    cache = eight(kernel)
+    objects = [need(cache.alloc()) for _ in range(8)]
     assert (cache.nr_slabs, cache.nr_partial) == (1, 0)
-    more = cache.alloc()
-    assert (cache.nr_slabs, cache.nr_partial) == (2, 1)
-    assert objects[3] is not None and more is not None
+    more = need(cache.alloc())  # the first slab is full now, the second the cpu's
+    assert (cache.nr_slabs, cache.nr_partial, cache.cpu_partial_slabs()) == (2, 0, [])
     cache.free(objects[3])
-    assert cache.nr_partial == 2
-    # The slab freed into went to the tail: the next object is from the other.
-    assert cache.alloc() == more + 512
+    assert cache.cpu_partial_slabs() == [kernel.space.virt_to_pfn(objects[0])]
+    assert cache.alloc() == more + 512  # the cpu slab first
+    cache.flush()
+    assert [kernel.space.pfn_to_virt(p) for p in cache.partial_slabs()] == [more, objects[0]]
+    assert cache.alloc() == more + 1024
     mm.check(kernel)
 
 
 def test_empty_slabs_beyond_min_partial_are_discarded(kernel: mm.Kernel) -> None:
-    cache = kernel.slab.create("eight", 512)
+    cache = eight(kernel)
+    assert cache.struct.cpu_partial_slabs == 13
     free = kernel.buddy.nr_free_pages()
-    objects = [cache.alloc() for _ in range(80)]
-    assert cache.nr_slabs == 10
+    objects = [need(cache.alloc()) for _ in range(160)]
+    assert cache.nr_slabs == 20
     for va in objects:
-        assert va is not None
         cache.free(va)
-    # A slab that empties counts itself: the fifth on the list is the first to go.
-    assert cache.nr_slabs == cache.nr_partial == 4
-    assert cache.shrink() == 4
+    # 13 slabs fill the cpu's list, the 14th moves them to the node, which keeps 5 empty ones;
+    # the cpu slab is the 20th.
+    assert cache.nr_partial == 5 and len(cache.cpu_partial_slabs()) == 6
+    assert cache.nr_slabs == 12
+    assert cache.shrink() == 12
     assert kernel.buddy.nr_free_pages() == free
     mm.check(kernel)
 
 
 def test_destroy(kernel: mm.Kernel) -> None:
-    cache = kernel.slab.create("gone", 64)
+    cache = kernel.slab.create("gone", 64, flags=SLAB_NO_MERGE)
     va = cache.alloc()
     assert va is not None
     with pytest.raises(SlabError, match="1 objects"):
         cache.destroy()
+    text = "\n".join(kernel.messages)
+    assert "BUG gone (Not tainted): Objects remaining in gone on __kmem_cache_shutdown()" in text
+    assert f"Object {va:#018x} @offset={va % 4096}" in text
+    assert "kmem_cache_destroy gone: Slab cache still has objects" in text
     cache.free(va)
     cache.destroy()
     assert "gone" not in [c.name for c in kernel.slab.caches()]
@@ -121,7 +136,7 @@ def test_destroy(kernel: mm.Kernel) -> None:
 
 
 def test_create_refuses(kernel: mm.Kernel) -> None:
-    for args in (("", 64), ("x" * 32, 64), ("a", 4), ("a", 5 << 20), ("kmalloc-8", 8)):
+    for args in (("", 64), ("x" * 32, 64), ("a", 0), ("a", 5 << 20), ("kmalloc-8", 8)):
         with pytest.raises(ValueError):
             kernel.slab.create(*args)
     with pytest.raises(ValueError):
@@ -193,89 +208,25 @@ def test_kzalloc_zeroes(kernel: mm.Kernel) -> None:
 
 
 def test_corrupt_freelist_is_an_error_not_a_hang(kernel: mm.Kernel) -> None:
-    va = kernel.kmalloc(64)
-    assert va is not None
+    va = need(kernel.kmalloc(64))
+    cache = kernel.kmalloc_caches.cache_for(64)
     kernel.kfree(va)
     pa = kernel.pa(va)
     kernel.ram.write64(pa + 32, va)  # points to itself
-    with pytest.raises(SlabError, match="cycle"):
-        kernel.kfree(va + 64)
-    kernel.ram.write64(pa + 32, 0xDEAD)
-    kernel.kmalloc(64)
-    with pytest.raises(SlabError, match="no object"):
+    for walk in (cache.shrink, cache.live_objects, cache.active_objects):
+        with pytest.raises(SlabError, match="cycle"):
+            walk()
+    for wild in (0xDEAD, va + 4, va + (1 << 20), kernel.space.vmemmap, (1 << 64) - 8):
+        kernel.ram.write64(pa + 32, wild)
+        assert kernel.kmalloc(64) == va
+        for action in (lambda: kernel.kmalloc(64), lambda: cache.alloc_bulk(5), cache.shrink):
+            with pytest.raises(SlabError, match="no object"):
+                action()
+        cache.struct.cpu.freelist = va
+    cache.struct.cpu.slab = 0x1234
+    with pytest.raises(SlabError, match="no struct slab"):
         kernel.kmalloc(64)
 
-
-class KmallocModel(RuleBasedStateMachine):
-    """Live objects with their fill byte: they never overlap, and nobody else writes them."""
-
-    objects = Bundle("objects")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.k = mm.boot(Ram(16 << 20))
-        self.live: dict[int, tuple[int, int]] = {}
-        self.turn = 0
-
-    @rule(
-        target=objects,
-        size=st.one_of(st.integers(0, 300), st.sampled_from([512, 1024, 4096, 8192, 8193, 70000])),
-        zero=st.booleans(),
-    )
-    def alloc(self, size: int, zero: bool) -> int:
-        return self.allocate(size, zero)
-
-    def allocate(self, size: int, zero: bool) -> int:
-        k = self.k
-        va = k.kzalloc(size, GFP_KERNEL) if zero else k.kmalloc(size, GFP_KERNEL)
-        if not va or va == ZERO_SIZE_PTR:
-            return 0
-        usable = k.ksize(va)
-        assert usable >= size and k.ram.contains(k.pa(va), usable)
-        assert not any(va < a + s and a < va + usable for a, (s, _) in self.live.items())
-        if zero:
-            assert not any(k.ram.read(k.pa(va), size))
-        self.turn = self.turn % 255 + 1
-        k.ram.fill(k.pa(va), usable, self.turn)
-        self.live[va] = usable, self.turn
-        return va
-
-    @rule(target=objects, size=st.sampled_from([8, 64, 96, 512]), count=st.integers(2, 70))
-    def burst(self, size: int, count: int) -> int:
-        got = [self.allocate(size, False) for _ in range(count)]
-        for va in got[:-1]:
-            self.free_one(va)
-        return got[-1]
-
-    @rule(va=consumes(objects))
-    def free_object(self, va: int) -> None:
-        self.free_one(va)
-
-    def free_one(self, va: int) -> None:
-        if va in self.live:
-            size, fill = self.live.pop(va)
-            assert set(self.k.ram.read(self.k.pa(va), size)) == {fill}
-            self.k.kfree(va)
-
-    @rule(va=objects, offset=st.sampled_from([1, 8, 16, 4096]))
-    def free_wrongly(self, va: int, offset: int) -> None:
-        if va in self.live and va + offset not in self.live:
-            with pytest.raises((BadFree, BadPage)):
-                self.k.kfree(va + offset)
-
-    @invariant()
-    def consistent(self) -> None:
-        mm.check(self.k)
-
-    def teardown(self) -> None:
-        for va, (size, fill) in self.live.items():
-            assert set(self.k.ram.read(self.k.pa(va), size)) == {fill}
-
-
-TestKmallocModel = KmallocModel.TestCase
-TestKmallocModel.settings = settings(
-    derandomize=True, deadline=None, max_examples=25, stateful_step_count=25
-)
 
 Booter = Callable[..., mm.Kernel]
 

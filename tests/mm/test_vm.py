@@ -36,6 +36,7 @@ def test_lowest_address_with_a_guard_page(boot: Booter, mode: PagingMode) -> Non
     assert not can(k, start + 0x1000, Access.READ)
     assert b is not None
     k.vfree(b)
+    k.vm_unmap_aliases()
     assert k.vmalloc(3 * 4096) == start + 0x7000
     assert k.vmalloc(2 * 4096) == b
     area = k.find_vm_area(start + 0x3FFF)
@@ -69,6 +70,7 @@ def test_vfree_refuses_and_returns_everything(kernel: mm.Kernel) -> None:
     k.vfree(0)
     with pytest.raises(BadFree):
         k.vfree(va)
+    k.vm_unmap_aliases()
     k.slab.caches()[7].shrink()
     for cache in k.slab.caches():
         cache.shrink()
@@ -109,6 +111,7 @@ def test_vmalloc_out_of_memory_at_every_point(boot: Booter, prot: int) -> None:
         outcomes.add(va is not None)
         if va is not None:
             k.vfree(va)
+        k.vm_unmap_aliases()
         for pfn in extra:
             assert pfn is not None
             k.free_page(pfn)
@@ -130,6 +133,7 @@ def test_find_vm_area_against_a_list(kernel: mm.Kernel) -> None:
         if live and rng.random() < 0.45:
             va = rng.choice(sorted(live))
             kernel.vfree(va)
+            kernel.vm_unmap_aliases()
             del live[va]
         else:
             pages = rng.randrange(1, 6)

@@ -1,0 +1,19 @@
+"""Guests that only measure; compiled when they are wanted."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from guest import build
+from guest import elf as elf_file
+from guest.elf import Elf
+
+HERE = Path(__file__).parent
+
+
+def compiled(name: str, kind: build.Kind, suffix: str) -> Elf:
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / f"{name}{suffix}"
+        build.build(kind, [HERE / f"{name}.c"], output, Path(folder))
+        return elf_file.load(output)
