@@ -49,9 +49,7 @@ def test_what_is_lost_is_named(kind: str, record: bool) -> None:
     comm, pid = ("insmod", 7) if record else ("unknown", 0)
     assert lines[1] == f'  comm "{comm}", pid {pid}, jiffies 0'
     assert lines[2] == "  hex dump (first 32 bytes):"
-    assert lines[3] == (
-        "    6c 6f 73 74 21 00 80 00 00 00 00 00 00 00 00 00  lost!..........."
-    )
+    assert lines[3] == ("    6c 6f 73 74 21 00 80 00 00 00 00 00 00 00 00 00  lost!...........")
     assert len(lines) == 5
     assert [u.pointer for u in mm.attach(k.ram).kmemleak.scan()] == [d]
     k.ram.write64(k.pa(a) + 8, 0)
