@@ -43,7 +43,7 @@ def install(hart: Hart) -> None:
             value = value & ~CSR.MSTATUS_MPP | w[words.MSTATUS] & CSR.MSTATUS_MPP
         moved = (value & _TW_TSR) >> 21
         perform(value & ~_TW_TSR & ~(3 << _ENGINE_TW_TSR_SHIFT) | moved << _ENGINE_TW_TSR_SHIFT)
-        hart._present()
+        hart.present()
 
     override(CSR.MSTATUS, read_mstatus, write_mstatus)
 
@@ -53,7 +53,7 @@ def install(hart: Hart) -> None:
 
     def write_sstatus(value: int, perform: Perform) -> None:
         perform(value)
-        hart._present()
+        hart.present()
 
     override(CSR.SSTATUS, read_sstatus, write_sstatus)
 
@@ -73,7 +73,7 @@ def install(hart: Hart) -> None:
     override(CSR.MEPC, None, write_epc)
     override(CSR.SEPC, None, write_epc)
 
-    # mip, mie, mideleg: the engine's mip holds the winner only, see Hart._present.
+    # mip, mie, mideleg: the engine's mip holds the winner only, see Hart.present.
     def writable(mask: int) -> tuple[Callable[[Original], int], Callable[[int, Perform], None]]:
         def read(original: Original) -> int:
             return hart.pending & (w[words.MIDELEG] if mask == CSR.SIP else -1)
@@ -84,7 +84,7 @@ def install(hart: Hart) -> None:
                 allowed = w[words.MIDELEG] & 1 << CSR.IRQ_SSI
             with hart.pending_lock:
                 hart.pending = hart.pending & ~allowed | value & allowed
-                hart._present()
+                hart.present()
 
         return read, write
 
@@ -93,7 +93,7 @@ def install(hart: Hart) -> None:
 
     def write_then_present(value: int, perform: Perform) -> None:
         perform(value)
-        hart._present()
+        hart.present()
 
     override(CSR.MIE, None, write_then_present)
     override(CSR.SIE, None, write_then_present)

@@ -83,7 +83,7 @@ class Hart:
         self._in_place = self.access.in_place
         self._install_hooks()
         if isinstance(self.access, inside.InsideAccess):
-            self.access.on_error = self._fail
+            self.access.on_error = self.fail
             csr_repairs.install(self)
         self.reset(ram.base)
 
@@ -98,7 +98,7 @@ class Hart:
         intr = inside.INTR_CB(self._make_on_intr())
         invalid = inside.INSN_INVALID_CB(self._on_insn_invalid)
         hole = inside.MEM_CB(self._on_hole)
-        self._callbacks = [intr, invalid, hole]
+        self.callbacks = [intr, invalid, hole]
         inside.hook(self.uc, ucc.UC_HOOK_INTR, intr)
         inside.hook(self.uc, ucc.UC_HOOK_INSN_INVALID, invalid)
         kinds = ucc.UC_HOOK_MEM_UNMAPPED | ucc.UC_HOOK_MEM_PROT
@@ -122,7 +122,7 @@ class Hart:
         self.access.store()
         self.access.flush_tlb()
         self.pending = 0
-        self._present()
+        self.present()
 
     @property
     def pc(self) -> int:
@@ -232,9 +232,9 @@ class Hart:
         """Raise or lower interrupt ``number`` (a bit of mip)."""
         with self.pending_lock:
             self.pending = self.pending | 1 << number if level else self.pending & ~(1 << number)
-            self._present()
+            self.present()
 
-    def _present(self) -> None:
+    def present(self) -> None:
         """Show the engine the one interrupt that comes next.
 
         The engine takes the lowest number first, the spec has another order. It is never
@@ -283,7 +283,7 @@ class Hart:
         if stop is not None:
             self.end(stop)
         if self.pending:  # the handler may have changed what is enabled
-            self._present()
+            self.present()
 
     def _vector_is_gone(self, record: Trap) -> bool:
         """Whether nobody handles this trap: the handler's own first fetch has trapped to it.
@@ -336,7 +336,7 @@ class Hart:
                             del records[cause]  # it may live on in the Stop
                             self.end(stop)
                         if self.pending:  # the handler may have changed what is enabled
-                            self._present()
+                            self.present()
                 elif self._hole is None:
                     self._exception(number, pc)
                 else:  # the state was poisoned at an access to a hole, see _on_hole
@@ -344,7 +344,7 @@ class Hart:
                 if not in_place:
                     access.store()
             except BaseException as e:  # nothing may pass through the engine's C frames
-                self._fail(e)
+                self.fail(e)
 
         return on_intr
 
@@ -362,7 +362,7 @@ class Hart:
             self._restart = True
             inside.emu_stop(self.uc)
         except BaseException as e:
-            self._fail(e)
+            self.fail(e)
         return True
 
     def _on_hole(self, _uc: int, kind: int, pa: int, _size: int, _value: int, _data: int) -> bool:
@@ -383,7 +383,7 @@ class Hart:
                 w[words.MSTATUS] = w[words.MSTATUS] & ~CSR.MSTATUS_MPP | CSR.MSTATUS_MPRV
                 self.access.flush_tlb()
         except BaseException as e:
-            self._fail(e)
+            self.fail(e)
         return False
 
     def _deliver_hole(self) -> None:
@@ -451,7 +451,7 @@ class Hart:
         priv = w[words.PRIV]
         self._dispatch(Trap(cause, pc, tval, priv, trap.exception_target(w, cause)))
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Keep an exception of a callback until the engine has returned."""
         if self._error is None:
             self._error = error
@@ -499,7 +499,7 @@ class Hart:
         while True:
             if count and not left:
                 return self._finish(Stop(StopReason.LIMIT))
-            self._present()
+            self.present()
             self._take_interrupts()
             if self._stop is not None:
                 return self._finish(self._stop)

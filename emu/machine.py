@@ -55,7 +55,7 @@ class Machine:
 
     def attach(self, device: Device) -> None:
         """Put a device's registers where it says (whole pages are taken)."""
-        fail = self.hart._fail
+        fail = self.hart.fail
 
         def read(_uc: int, offset: int, size: int, _data: int) -> int:
             try:

@@ -49,10 +49,10 @@ def _hook_code(hart: Hart, see: Callable[[int], None]) -> None:
             hart.access.load()
             see(va)
         except BaseException as e:  # nothing may pass through the engine's C frames
-            hart._fail(e)
+            hart.fail(e)
 
     callback = inside.CODE_CB(code)
-    hart._callbacks.append(callback)
+    hart.callbacks.append(callback)
     inside.hook(hart.uc, ucc.UC_HOOK_CODE, callback)
     hart.access.flush_code()  # code that is translated already does not call it
 

@@ -425,14 +425,14 @@ def test_a_loop_across_two_pages_runs_at_full_speed_once_both_are_mapped(bench: 
 
     traps = bench.hold_m(handler)  # type: ignore[arg-type]
     entries = 0
-    present = bench.hart._present
+    present = bench.hart.present
 
     def counted() -> None:  # once for each entry into the engine
         nonlocal entries
         entries += 1
         present()
 
-    bench.hart._present = counted  # type: ignore[method-assign]
+    bench.hart.present = counted  # type: ignore[method-assign]
     stop = bench.run(pc=page + 0xFFA, priv=1, s1=5000)
     assert stop.reason is StopReason.WFI
     assert (len(traps), bench.reg("s2"), bench.reg("s3")) == (1, 5000, 5000)
