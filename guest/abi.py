@@ -54,6 +54,10 @@ class Call(IntEnum):
     VMAP = 17  # a0 = array of struct page *, a1 = count; a1 = VA or 0
     VUNMAP = 18  # a0 = VA
     VMALLOC_TO_PFN = 19  # a0 = VA; a1 = PFN or 0
+    KMAP = 20  # a0 = struct page *; a1 = VA or 0
+    KUNMAP = 21  # a0 = struct page *
+    KMEM_CACHE_SHRINK = 22  # a0 = cache; a1 = pages given back
+    SPLIT_PAGE = 23  # a0 = struct page *, a1 = order
 
 
 def c_header() -> str:

@@ -94,6 +94,10 @@ class KernelCalls:
             Call.VMAP.value: guarded(self._vmap),
             Call.VUNMAP.value: guarded(lambda: kernel.vunmap(w[W.A0])),
             Call.VMALLOC_TO_PFN.value: guarded(self._vmalloc_to_pfn),
+            Call.KMAP.value: guarded(lambda: kernel.kmap(page_of(w[W.A0]))),
+            Call.KUNMAP.value: guarded(lambda: kernel.kunmap(page_of(w[W.A0]))),
+            Call.KMEM_CACHE_SHRINK.value: guarded(lambda: cache(w[W.A0]).shrink()),
+            Call.SPLIT_PAGE.value: guarded(lambda: kernel.split_page(page_of(w[W.A0]), w[W.A1])),
         }
 
     def _guarded(self, action: Callable[[], int | None]) -> Function:

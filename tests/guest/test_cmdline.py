@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import mm
 from emu.paging import SV39
 from guest import cmdline
 from guest.cmdline import CommandLineError
-from guest.runner import Options, boot_system
+from guest.runner import Options, boot_system, find, run
 from guest.system import System
 
 MIB = 1 << 20
@@ -100,3 +102,16 @@ def test_what_is_refused_names_the_parameter(append: str) -> None:
         cmdline.parse(append, RAM)
     assert str(e.value).split("=")[0].split(":")[0] in append
     assert "\n" not in str(e.value)
+
+
+def test_a_module_maps_a_frame_that_has_no_address() -> None:
+    lines: list[str] = []
+    options = Options(SV39, RAM, append="highmem_start=32M", log=lines.append)
+    outcome, system = run(find("highmem", None), (), options)
+    assert outcome.status == 0
+    assert isinstance(system, System)
+    mm.check(system.kernel)
+    match = re.fullmatch(r"highmem: pfn (\w+) is at 0x(\w+), outside of the direct map", lines[0])
+    assert match
+    assert int(match[1], 16) >= (0x8000_0000 + 32 * MIB) >> 12
+    assert int(match[2], 16) < system.kernel.layout.page_offset

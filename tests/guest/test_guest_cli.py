@@ -32,6 +32,7 @@ GUESTS = {
     "fault_module": "modules",
     "gfp_flags": "modules",
     "hello_module": "modules",
+    "highmem": "modules",
     "kmalloc_sizes": "modules",
     "lists": "modules",
     "overflow": "modules",

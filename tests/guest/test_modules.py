@@ -50,6 +50,7 @@ LINES: dict[str, list[str]] = {
             *((193, 256), (300, 512), (1025, 2048), (5000, 8192), (9000, 16384)),
         )
     ],
+    "highmem": [r"highmem: pfn 8\w{4} is at 0x\w+, in the direct map"],
     "lists": ["lists: ten nodes, last in first out: ok", "lists: empty again: yes"],
     "overflow": [],
     "page_struct": [

@@ -2,6 +2,8 @@
 #ifndef PAGEWALK_PAGE_H
 #define PAGEWALK_PAGE_H
 
+#include <stddef.h>
+
 #include <pagewalk/mm_types.h>
 
 typedef unsigned int gfp_t;
@@ -37,8 +39,11 @@ static inline void *__va(unsigned long pa)
     return (void *)(pa - vmcore->ram_base + vmcore->page_offset);
 }
 
+/* NULL for a page of HighMem: see kmap. */
 static inline void *page_address(const struct page *page)
 {
+    if (unlikely(page_to_pfn(page) << PAGE_SHIFT >= vmcore->page_alloc.high_memory))
+        return NULL;
     return (void *)(vmcore->page_offset + ((unsigned long)(page - vmcore->vmemmap) << PAGE_SHIFT));
 }
 

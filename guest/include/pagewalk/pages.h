@@ -123,4 +123,43 @@ static inline void free_pages(unsigned long address, unsigned int order)
 
 #define free_page(address) free_pages(address, 0)
 
+/* An allocated block becomes single pages, each freed on its own. */
+static inline void split_page(struct page *page, unsigned int order)
+{
+    kernel_call(CALL_SPLIT_PAGE, (long)page, (long)order);
+}
+
+/* Whole pages for `size` bytes: the rest of the block that they come from is given back. */
+static inline void *alloc_pages_exact(size_t size, gfp_t flags)
+{
+    size_t pages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
+    unsigned int order = 0;
+    while (pages && (1ul << order) < pages)
+        order++;
+    struct page *page = pages ? alloc_pages(flags, order) : NULL;
+    if (!page)
+        return NULL;
+    split_page(page, order);
+    for (size_t i = pages; i < 1ul << order; i++)
+        __free_page(page + i);
+    return page_address(page);
+}
+
+static inline void free_pages_exact(void *address, size_t size)
+{
+    for (size_t i = 0; i < (size + PAGE_SIZE - 1) >> PAGE_SHIFT; i++)
+        free_page((unsigned long)address + i * PAGE_SIZE);
+}
+
+/* An address for a page of HighMem, which has none of its own; others keep theirs. */
+static inline void *kmap(struct page *page)
+{
+    return (void *)kernel_call(CALL_KMAP, (long)page, 0).value;
+}
+
+static inline void kunmap(struct page *page)
+{
+    kernel_call(CALL_KUNMAP, (long)page, 0);
+}
+
 #endif

@@ -146,4 +146,28 @@ static inline void kmem_cache_free(struct kmem_cache *cache, void *object)
         kernel_call(CALL_KMEM_CACHE_FREE, (long)cache, (long)object);
 }
 
+/* Give back the slabs that hold nothing; how many pages that was. */
+static inline unsigned long kmem_cache_shrink(struct kmem_cache *cache)
+{
+    return (unsigned long)kernel_call(CALL_KMEM_CACHE_SHRINK, (long)cache, 0).value;
+}
+
+static inline void kmem_cache_free_bulk(struct kmem_cache *cache, size_t count, void **objects)
+{
+    while (count--)
+        kmem_cache_free(cache, objects[count]);
+}
+
+/* All of them or none: the number of objects. */
+static inline size_t kmem_cache_alloc_bulk(struct kmem_cache *cache, gfp_t flags, size_t count,
+                                           void **objects)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!(objects[i] = kmem_cache_alloc(cache, flags))) {
+            kmem_cache_free_bulk(cache, i, objects);
+            return 0;
+        }
+    return count;
+}
+
 #endif
