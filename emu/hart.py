@@ -21,7 +21,7 @@ from emu.paging import PAGE_SIZE, mode_of_satp, satp_root
 from emu.ram import Ram
 from emu.stop import Stop, StopReason
 from emu.trap import Cause, Trap
-from emu.walk import Access, Refusal, Rule, Translation, WalkConfig, walk
+from emu.walk import ACCESS_OF_CAUSE, Access, Refusal, Rule, Translation, WalkConfig, walk
 
 _M64 = (1 << 64) - 1
 _TCG_BUFFER_SIZE = 32 << 20  # bytes; Unicorn's own default is 1 GiB
@@ -39,7 +39,6 @@ _NUMBER_TO_CAUSE_ON_HOLE = {
     ucc.UC_MEM_FETCH_PROT: Cause.INSTRUCTION_ACCESS_FAULT,
 }
 _STORE_CAUSE = {4: 6, 5: 7, 13: 15}
-_ACCESS_OF_CAUSE = {12: Access.EXECUTE, 13: Access.READ, 15: Access.WRITE}
 
 
 class HartError(Exception):
@@ -210,15 +209,10 @@ class Hart:
         return None if second is None else first | second << 16
 
     def _fetch16(self, va: int) -> int | None:
-        pa = va
-        translated, config = self.walk_config(Access.EXECUTE)
-        if translated:
-            mode = mode_of_satp(self.satp)
-            assert mode is not None
-            result = walk(self.ram, mode, satp_root(self.satp), va, Access.EXECUTE, config)
-            if isinstance(result, Refusal):
-                return None
-            pa = result.pa
+        result = self.walk(va, Access.EXECUTE)
+        if isinstance(result, Refusal):
+            return None
+        pa = va if result is None else result.pa
         if self.ram.contains(pa, 2):
             return self.ram.read16(pa)
         try:
@@ -441,10 +435,10 @@ class Hart:
             bits = self.fetch(pc)
             if bits is not None and insn.is_store_or_amo(bits):
                 cause = _STORE_CAUSE[cause]
-        if cause in _ACCESS_OF_CAUSE:
+        if cause in trap.PAGE_FAULTS:
             # Spec: a page table outside of RAM is an access fault, the engine has it a
             # page fault.
-            access = _ACCESS_OF_CAUSE[cause]
+            access = ACCESS_OF_CAUSE[cause]
             result = self.walk(tval, access)
             if isinstance(result, Refusal) and result.rule is Rule.TABLE_NOT_RAM:
                 cause = result.cause

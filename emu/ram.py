@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from emu.paging import PAGE_SHIFT as PAGE_SHIFT
+from emu.paging import PAGE_SIZE as PAGE_SIZE
+
 RAM_BASE = 0x8000_0000  # QEMU virt: VIRT_DRAM
-PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT
 
 # mmap.MAP_NORESERVE is missing from Python's module before 3.13; the value is Linux's on
 # x86-64 and arm64. Without it a machine of hundreds of GiB is refused by overcommit.

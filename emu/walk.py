@@ -43,6 +43,11 @@ class Access(Enum):
         self.access_fault = access_fault
 
 
+ACCESS_OF_CAUSE = {
+    cause: access for access in Access for cause in (access.page_fault, access.access_fault)
+}
+
+
 class Rule(Enum):
     """The rules that can refuse an access, in the order in which they are applied."""
 

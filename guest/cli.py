@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from emu.board import RAM_SIZE_DEFAULT
+from emu.csr import PRIV_NAMES
 from emu.debug.trace import KINDS as TRACE_KINDS
 from emu.paging import MODES, PagingMode
 from emu.stop import StopReason
@@ -288,8 +289,8 @@ def _outcome_json(outcome: Outcome, console: bytes, log: list[str]) -> dict[str,
             "text": trap.text,
             "epc": hex(trap.epc),
             "tval": hex(trap.tval),
-            "from": "USHM"[trap.priv],
-            "to": "USHM"[trap.target],
+            "from": PRIV_NAMES[trap.priv],
+            "to": PRIV_NAMES[trap.target],
             "explanation": outcome.explanation.splitlines(),
         }
     return {

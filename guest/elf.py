@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-PAGE_SIZE = 4096
 _MAGIC = b"\x7fELF"
 _EM_RISCV = "EM_RISCV"
 _R_RISCV_RELATIVE = 3

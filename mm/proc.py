@@ -71,11 +71,7 @@ def _populated(kernel: Kernel) -> list[Zone]:
 
 def buddyinfo(kernel: Kernel) -> str:
     """Free blocks of each order, zone by zone (frag_show_print)."""
-    lines = []
-    for zone in _populated(kernel):
-        counts = "".join(f"{zone.free_area[o].nr_free:6d} " for o in range(NR_PAGE_ORDERS))
-        lines.append(f"Node {zone.node}, zone {zone.name:>8} {counts}\n")
-    return "".join(lines)
+    return _by_order(kernel, lambda zone, order: f"{zone.free_area[order].nr_free:6d} ")
 
 
 def free_blocks(kernel: Kernel, zone: Zone, order: int, migratetype: int) -> int:
@@ -155,26 +151,31 @@ def zoneinfo(kernel: Kernel) -> str:
 
 def extfrag_index(kernel: Kernel) -> str:
     """Why each order would fail, zone by zone (mm.fragmentation; debugfs extfrag_index)."""
-    text = ""
-    for zone in _populated(kernel):
-        text += f"Node {zone.node}, zone {zone.name:>8} "
-        for order in range(NR_PAGE_ORDERS):
-            index = fragmentation.extfrag_index(zone, order)
-            # As C divides: towards zero.
-            text += f"{int(index / 1000):2d}.{abs(index) % 1000:03d} "
-        text += "\n"
-    return text
+
+    def cell(zone: Zone, order: int) -> str:
+        index = fragmentation.extfrag_index(zone, order)
+        # As C divides: towards zero.
+        return f"{int(index / 1000):2d}.{abs(index) % 1000:03d} "
+
+    return _by_order(kernel, cell)
 
 
 def unusable_index(kernel: Kernel) -> str:
     """What each order cannot use, zone by zone (mm.fragmentation; debugfs unusable_index)."""
+
+    def cell(zone: Zone, order: int) -> str:
+        index = fragmentation.unusable_index(zone, order)
+        return f"{index // 1000}.{index % 1000:03d} "
+
+    return _by_order(kernel, cell)
+
+
+def _by_order(kernel: Kernel, cell: Callable[[Zone, int], str]) -> str:
+    """A line a zone, a cell an order."""
     text = ""
     for zone in _populated(kernel):
-        text += f"Node {zone.node}, zone {zone.name:>8} "
-        for order in range(NR_PAGE_ORDERS):
-            index = fragmentation.unusable_index(zone, order)
-            text += f"{index // 1000}.{index % 1000:03d} "
-        text += "\n"
+        cells = "".join(cell(zone, order) for order in range(NR_PAGE_ORDERS))
+        text += f"Node {zone.node}, zone {zone.name:>8} {cells}\n"
     return text
 
 

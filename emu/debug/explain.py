@@ -15,13 +15,8 @@ from emu.hart import Hart
 from emu.paging import PagingMode, describe_pte, mode_of_satp, pte_attributes, satp_asid, satp_root
 from emu.tables import size_text
 from emu.trap import ACCESS_FAULTS, PAGE_FAULTS, Trap
-from emu.walk import Access, Refusal, Translation, walk
+from emu.walk import ACCESS_OF_CAUSE, Access, Refusal, Translation, walk
 
-_ACCESS = {
-    1: Access.EXECUTE, 12: Access.EXECUTE,
-    5: Access.READ, 13: Access.READ,
-    7: Access.WRITE, 15: Access.WRITE,
-}  # fmt: skip
 _FUNCTION_SIZE_MAX = 4096  # bytes that are read to find where instructions start
 _CODE_BEFORE, _CODE_AFTER = 4, 4  # instructions shown around the faulting one
 
@@ -35,11 +30,12 @@ def explain(hart: Hart, trap: Trap, symbols: Symbols | None = None) -> str:
         f"{trap.epc:#x}{_named(symbols, trap.epc)}"
     ]
     if trap.cause in PAGE_FAULTS | ACCESS_FAULTS:
-        lines[0] += f", {_ACCESS[trap.cause].verb} of {trap.tval:#x}{_named(symbols, trap.tval)}"
+        verb = ACCESS_OF_CAUSE[trap.cause].verb
+        lines[0] += f", {verb} of {trap.tval:#x}{_named(symbols, trap.tval)}"
     lines += ["", *_registers(hart, trap)]
     lines += ["", "code:", *_code(hart, trap.epc, symbols)]
     if trap.cause in PAGE_FAULTS | ACCESS_FAULTS:
-        lines += ["", *_translation(hart, trap.tval, _ACCESS[trap.cause])]
+        lines += ["", *_translation(hart, trap.tval, ACCESS_OF_CAUSE[trap.cause])]
     elif trap.cause == 2:
         lines += [
             "",
