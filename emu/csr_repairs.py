@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from emu import csr as CSR
 from emu import words
+from emu.board import TIMEBASE_HZ
 
 if TYPE_CHECKING:
     from emu.hart import Hart
-
-TIMEBASE_HZ = 10_000_000  # QEMU virt: RISCV_ACLINT_DEFAULT_TIMEBASE_FREQ
 
 # QEMU 5.0 keeps TW and TSR at bits 29 and 30 of mstatus; the spec has 21 and 22.
 _ENGINE_TW_TSR_SHIFT = 29

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,9 @@ from emu.stop import Stop
 # to give in a1 (the device tree's PA).
 _ROM_PARAMETERS_SIZE = 16
 
+# Told of each access to a device: the device, whether it is a write, offset, size, value.
+DeviceListener = Callable[[Device, bool, int, int, int], None]
+
 
 class Machine:
     """``ram_size`` bytes of RAM, one hart, UART, finisher; ``output`` gets console bytes.
@@ -43,31 +47,43 @@ class Machine:
         poll_input: Callable[[], bytes] = lambda: b"",
     ) -> None:
         self.output = output
+        # Around each access to a device, and held by what comes from other threads: the
+        # clock's alarms, the terminal's input.
+        self.lock = threading.RLock()
+        self.device_listener: DeviceListener | None = None
         self.ram = Ram(ram_size, board.DRAM_BASE)
         self.hart = Hart(self.ram, access)
-        self.uart = Uart(board.UART_BASE, output, poll=poll_input)
+        self.uart = Uart(board.UART.base, output, poll=poll_input)
         self.devices: list[Device] = []
         self._callbacks: list[Any] = []
         self._rom: mmap.mmap | None = None
         self.htif: Htif | None = None
         self.attach(self.uart)
-        self.attach(Finisher(board.FINISHER_BASE, self.hart.end))
+        self.attach(Finisher(board.FINISHER.base, self.hart.end))
 
     def attach(self, device: Device) -> None:
         """Put a device's registers where it says (whole pages are taken)."""
-        fail = self.hart.fail
+        fail, lock, machine = self.hart.fail, self.lock, self
+        device_read, device_write, extent = device.read, device.write, device.size
 
         def read(_uc: int, offset: int, size: int, _data: int) -> int:
             try:
-                return device.read(offset, size) if offset < device.size else 0
+                with lock:
+                    value = device_read(offset, size) if offset < extent else 0
+                if machine.device_listener is not None:
+                    machine.device_listener(device, False, offset, size, value)
+                return value
             except BaseException as e:  # nothing may pass through the engine's C frames
                 fail(e)
                 return 0
 
         def write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
-                if offset < device.size:
-                    device.write(offset, size, value)
+                if machine.device_listener is not None:
+                    machine.device_listener(device, True, offset, size, value)
+                if offset < extent:
+                    with lock:
+                        device_write(offset, size, value)
             except BaseException as e:
                 fail(e)
 
@@ -83,16 +99,16 @@ class Machine:
         ``entry``: the PA that it jumps to; ``device_tree``: the PA that it passes in a1.
         Raises ValueError when it does not fit.
         """
-        if len(code) > board.ROM_SIZE or len(code) < _ROM_PARAMETERS_SIZE:
-            raise ValueError(f"reset code of {len(code)} bytes for a ROM of {board.ROM_SIZE}")
+        if len(code) > board.ROM.size or len(code) < _ROM_PARAMETERS_SIZE:
+            raise ValueError(f"reset code of {len(code)} bytes for a ROM of {board.ROM.size}")
         if self._rom is None:
-            self._rom = mmap.mmap(-1, board.ROM_SIZE)
+            self._rom = mmap.mmap(-1, board.ROM.size)
             address = ctypes.addressof(ctypes.c_char.from_buffer(self._rom))
             perms = ucc.UC_PROT_READ | ucc.UC_PROT_EXEC
-            self.hart.uc.mem_map_ptr(board.ROM_BASE, board.ROM_SIZE, perms, address)
+            self.hart.uc.mem_map_ptr(board.ROM.base, board.ROM.size, perms, address)
         parameters = entry.to_bytes(8, "little") + device_tree.to_bytes(8, "little")
         self._rom[: len(code)] = code[:-_ROM_PARAMETERS_SIZE] + parameters
-        self.hart.reset(board.ROM_BASE)
+        self.hart.reset(board.ROM.base)
 
     def set_htif(self, tohost: int, fromhost: int | None = None) -> None:
         """Watch ``tohost`` (PA, 8-byte aligned, in RAM) for what the guest writes there."""

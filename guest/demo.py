@@ -20,7 +20,7 @@ _MODULE, _PROGRAM = "page_struct", "hello"
 
 def tell(options: Options, say: Callable[[str], None]) -> tuple[int, System]:
     """Boot, run the module and the program, walk one address, check. (status, system)."""
-    say(f"RV64GC hart in reset at {board.ROM_BASE:#x}, {size_text(options.ram_size)} of RAM at "
+    say(f"RV64GC hart in reset at {board.ROM.base:#x}, {size_text(options.ram_size)} of RAM at "
         f"{board.DRAM_BASE:#x}, {options.paging.name}")  # fmt: skip
     system = boot_system(options)
     kernel = system.kernel

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Device(Protocol):
     """Something with registers in physical memory.
 
     ``base`` is its PA and ``size`` its extent in bytes; offsets are from ``base``. Access
-    sizes are 1, 2 or 4 bytes (an 8-byte access arrives as two of 4). A register that does
-    not exist reads 0 and ignores writes, as on QEMU's board.
+    sizes are 1, 2 or 4 bytes (an 8-byte access arrives as two of 4, the lower first). A
+    register that does not exist reads 0 and ignores writes, as on QEMU's board. The machine
+    calls a device with its lock held: no two threads are in devices at once.
     """
 
     name: str
@@ -22,3 +23,13 @@ class Device(Protocol):
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Store ``size`` bytes at ``offset``."""
+
+    def state(self) -> dict[str, Any]:
+        """All that a snapshot must keep: JSON's types and bytes."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` described, without raising or lowering interrupt lines.
+
+        (The lines' other ends are restored too.) Raises KeyError or ValueError for a
+        state that is not this device's.
+        """

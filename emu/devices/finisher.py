@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from emu.stop import Stop, StopReason
 
@@ -32,3 +33,9 @@ class Finisher:
             self._end(Stop(StopReason.EXIT, code or 1, detail=f"finisher: fail {code}"))
         elif status == _RESET:
             self._end(Stop(StopReason.EXIT, 0, detail="finisher: reset"))
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass

@@ -1,0 +1,141 @@
+"""The board's clock: `mtime`, and alarms for those who wait for a time.
+
+Time is counted in ticks of `emu.board.TIMEBASE_HZ` since the machine was made. Two clocks
+share one interface: `RealClock` here follows the host's, `emu.instruction_clock` follows
+the guest's own progress and makes runs repeatable.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from emu.board import TIMEBASE_HZ
+
+_NS_PER_TICK = 1_000_000_000 // TIMEBASE_HZ
+_WAIT_MAX = 3600.0  # seconds; an alarm further away is looked at again
+
+
+class Alarm:
+    """One waiter: ``ring`` is called once, with the clock's lock held, when ``when`` comes."""
+
+    __slots__ = ("_clock", "ring", "when")
+
+    def __init__(self, clock: Clock, ring: Callable[[], None]) -> None:
+        self._clock = clock
+        self.ring = ring
+        self.when: int | None = None  # ticks
+
+    def set(self, when: int | None) -> None:
+        """Ring at ``when`` (ticks; at once if that has passed), or never (None)."""
+        with self._clock.lock:
+            self.when = when
+            self._clock.alarms_changed()
+
+
+class Clock:
+    """What the two clocks share: the alarms. ``lock`` is the machine's."""
+
+    def __init__(self, lock: threading.RLock | None = None) -> None:
+        self.lock = lock or threading.RLock()
+        self._alarms: list[Alarm] = []
+
+    def now(self) -> int:
+        """`mtime`: ticks, 64 bits."""
+        raise NotImplementedError
+
+    def set_now(self, ticks: int) -> None:
+        """Write `mtime`. Alarms stay at their ticks."""
+        raise NotImplementedError
+
+    def alarms_changed(self) -> None:
+        """An alarm was set or `mtime` written; called with the lock held."""
+        raise NotImplementedError
+
+    def idle(self, wake: threading.Event) -> bool:
+        """The hart has nothing to do: wait until ``wake`` is set.
+
+        Returns False at once when no alarm will ever ring.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what the clock has running."""
+
+    def alarm(self, ring: Callable[[], None]) -> Alarm:
+        """A new alarm, not set."""
+        alarm = Alarm(self, ring)
+        self._alarms.append(alarm)
+        return alarm
+
+    def next_alarm(self) -> int | None:
+        """The earliest time (ticks) that somebody waits for."""
+        return min((a.when for a in self._alarms if a.when is not None), default=None)
+
+    def ring_due(self) -> None:
+        """Ring every alarm whose time has come, the earliest first; with the lock held."""
+        now = self.now()
+        due = [a for a in self._alarms if a.when is not None and a.when <= now]
+        for alarm in sorted(due, key=lambda a: a.when or 0):
+            alarm.when = None
+            alarm.ring()
+
+
+class RealClock(Clock):
+    """The host's monotonic clock, and a thread that sleeps until the next alarm."""
+
+    def __init__(self, lock: threading.RLock | None = None) -> None:
+        super().__init__(lock)
+        self._start = time.monotonic_ns()
+        self._changed = threading.Condition(self.lock)
+        self._sleeps_until: int | None = None  # ticks; None: until told
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def now(self) -> int:
+        return (time.monotonic_ns() - self._start) // _NS_PER_TICK
+
+    def set_now(self, ticks: int) -> None:
+        with self.lock:
+            self._start = time.monotonic_ns() - ticks * _NS_PER_TICK
+            self._sleeps_until = None
+            self.alarms_changed()
+
+    def alarms_changed(self) -> None:
+        when = self.next_alarm()
+        if when is None or self._closed:
+            return
+        if when <= self.now():
+            self.ring_due()
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._ring, name="clock", daemon=True)
+            self._thread.start()
+        elif self._sleeps_until is None or when < self._sleeps_until:
+            # A later alarm needs no waking: the thread finds it at the time it sleeps to.
+            self._changed.notify()
+
+    def _ring(self) -> None:
+        with self.lock:
+            while not self._closed:
+                self.ring_due()
+                self._sleeps_until = when = self.next_alarm()
+                timeout = None
+                if when is not None:
+                    seconds = (when - self.now()) * _NS_PER_TICK / 1e9
+                    timeout = min(max(seconds, 0), _WAIT_MAX)
+                self._changed.wait(timeout)
+
+    def idle(self, wake: threading.Event) -> bool:
+        if self.next_alarm() is None:
+            return wake.is_set()
+        wake.wait()
+        return True
+
+    def close(self) -> None:
+        with self.lock:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
