@@ -53,10 +53,11 @@ class Clock:
         """An alarm was set or `mtime` written; called with the lock held."""
         raise NotImplementedError
 
-    def idle(self, wake: threading.Event) -> bool:
+    def idle(self, wake: threading.Event, outside: bool) -> bool:
         """The hart has nothing to do: wait until ``wake`` is set.
 
-        Returns False at once when no alarm will ever ring.
+        Returns False at once when no alarm will ever ring, unless something from
+        ``outside`` (a terminal) may set it.
         """
         raise NotImplementedError
 
@@ -127,8 +128,8 @@ class RealClock(Clock):
                     timeout = min(max(seconds, 0), _WAIT_MAX)
                 self._changed.wait(timeout)
 
-    def idle(self, wake: threading.Event) -> bool:
-        if self.next_alarm() is None:
+    def idle(self, wake: threading.Event, outside: bool) -> bool:
+        if self.next_alarm() is None and not outside:
             return wake.is_set()
         wake.wait()
         return True

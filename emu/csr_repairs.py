@@ -6,13 +6,11 @@ the public way nothing is installed and `missing` says what follows.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu import csr as CSR
 from emu import words
-from emu.board import TIMEBASE_HZ
 
 if TYPE_CHECKING:
     from emu.hart import Hart
@@ -20,7 +18,11 @@ if TYPE_CHECKING:
 # QEMU 5.0 keeps TW and TSR at bits 29 and 30 of mstatus; the spec has 21 and 22.
 _ENGINE_TW_TSR_SHIFT = 29
 _TW_TSR = CSR.MSTATUS_TW | CSR.MSTATUS_TSR
-_SSTATUS_ALWAYS = CSR.MSTATUS_UXL  # what sstatus must show of mstatus beside QEMU's mask
+# The fields of mstatus that sstatus shows (section 12.1.1), XS and SD among them.
+_SSTATUS = (
+    CSR.MSTATUS_SIE | CSR.MSTATUS_SPIE | CSR.MSTATUS_SPP | CSR.MSTATUS_FS | CSR.MSTATUS_XS
+    | CSR.MSTATUS_SUM | CSR.MSTATUS_MXR | CSR.MSTATUS_UXL | CSR.MSTATUS_SD
+)  # fmt: skip
 
 Original = Callable[[], int]
 Perform = Callable[[int], None]
@@ -47,14 +49,7 @@ def install(hart: Hart) -> None:
     override(CSR.MSTATUS, read_mstatus, write_mstatus)
 
     # sstatus: UXL reads 0. Its write is a write of some of mstatus's fields.
-    def read_sstatus(original: Original) -> int:
-        return original() | w[words.MSTATUS] & _SSTATUS_ALWAYS
-
-    def write_sstatus(value: int, perform: Perform) -> None:
-        perform(value)
-        hart.present()
-
-    override(CSR.SSTATUS, read_sstatus, write_sstatus)
+    hart.access.mask_csr(CSR.SSTATUS, words.MSTATUS, _SSTATUS)
 
     # satp: a new root or mode under the same ASID does not flush the TLB.
     def write_satp(value: int, perform: Perform) -> None:
@@ -103,27 +98,36 @@ def install(hart: Hart) -> None:
         _repair_counter(hart, machine, user)
 
     # time: absent until there is a clock.
-    def read_time(_original: Original) -> int:
-        return time.monotonic_ns() * TIMEBASE_HZ // 1_000_000_000 - start
-
-    start = time.monotonic_ns() * TIMEBASE_HZ // 1_000_000_000
-    override(CSR.TIME, read_time, None)
+    override(CSR.TIME, lambda _original: hart.read_time(), None)
 
     # tselect and tdata: absent. Reading 0 from all of them says: no triggers (debug spec).
     for number in range(CSR.TSELECT, CSR.TSELECT + 4):
         override(number, lambda _original: 0, lambda _value, _perform: None)
 
 
+def watch_sstatus(hart: Hart) -> None:
+    """Look at each write of sstatus: where Python holds S, one may enable an interrupt to it.
+
+    Where guest code holds S the engine itself sees that, and a write costs no callback.
+    """
+
+    def write_sstatus(value: int, perform: Perform) -> None:
+        perform(value)
+        hart.present()
+
+    hart.access.override_csr(CSR.SSTATUS, None, write_sstatus)
+
+
 def _repair_counter(hart: Hart, machine: int, user: int) -> None:
-    offset = 0
+    offsets = hart.counter_offsets
 
     def read(original: Original) -> int:
-        return (original() + offset) & (1 << 64) - 1
+        count = original() if hart.read_cycles is None else hart.read_cycles()
+        return (count + offsets[machine]) & (1 << 64) - 1
 
     def write(value: int, _perform: Perform) -> None:
-        nonlocal offset
         now = hart.access.csr(machine) or 0
-        offset = (value - now + offset) & (1 << 64) - 1
+        offsets[machine] = (value - now + offsets[machine]) & (1 << 64) - 1
 
     hart.access.override_csr(machine, read, write)
     hart.access.override_csr(user, read, None)

@@ -9,6 +9,7 @@ the Python handler that holds it. Nothing else decides where a trap goes.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import unicorn.unicorn_const as ucc
@@ -16,6 +17,7 @@ from unicorn.unicorn_py3.unicorn import Uc, UcError
 
 from emu import csr as CSR
 from emu import csr_repairs, inside, insn, trap, words
+from emu.coherence import Coherence
 from emu.csr import Priv
 from emu.paging import PAGE_SIZE, mode_of_satp, satp_root
 from emu.ram import Ram
@@ -24,6 +26,7 @@ from emu.trap import Cause, Trap
 from emu.walk import ACCESS_OF_CAUSE, Access, Refusal, Rule, Translation, WalkConfig, walk
 
 _M64 = (1 << 64) - 1
+_ASK_AGAIN = 0.0005  # seconds
 _TCG_BUFFER_SIZE = 32 << 20  # bytes; Unicorn's own default is 1 GiB
 
 # A handler of the traps to one level. It finds pc at the trapping instruction, may change
@@ -69,6 +72,16 @@ class Hart:
         # shows what was pending a moment ago would make an interrupt out of nothing.
         self.pending_lock = threading.RLock()
         self.running = False
+        # What `rdtime` reads (ticks), and `rdcycle` if not the engine's own count; the
+        # machine gives both from its clock.
+        self.read_time: Callable[[], int] = lambda: 0
+        self.read_cycles: Callable[[], int] | None = None
+        self.counter_offsets = {CSR.MCYCLE: 0, CSR.MINSTRET: 0}  # from writes of these
+        # Called at a `wfi` with nothing pending: waits until the event is set, or returns
+        # False when nothing can ever set it.
+        self.idle: Callable[[threading.Event], bool] = threading.Event.is_set
+        self.wake = threading.Event()
+        self._thread = 0
         self._stop: Stop | None = None
         self._error: BaseException | None = None
         self._hole: tuple[int, int, bytes] | None = None  # cause, PA, state at the access
@@ -80,6 +93,7 @@ class Hart:
         self._rerun_to: int | None = None  # VA, see _exception
         self._counted = False  # the translated code obeys a count
         self._in_place = self.access.in_place
+        self.coherence: Coherence | None = None  # None: whoever changes code says so himself
         self._install_hooks()
         if isinstance(self.access, inside.InsideAccess):
             self.access.on_error = self.fail
@@ -177,6 +191,18 @@ class Hart:
         }.get(number)  # fmt: skip
         return None if place is None else w[place]
 
+    def keep_code_coherent(self) -> None:
+        """From now on the guest's own stores to code are seen, through whatever mapping."""
+        if self.coherence is None:
+            self.coherence = Coherence(self)
+
+    def code_changed(self, pa: int, size: int) -> None:
+        """The host has written ``size`` bytes of RAM at ``pa``, which may have been code."""
+        if self.coherence is None:
+            self.access.flush_code()
+        elif self.coherence.holds_code(pa, size):
+            self.access.drop_code(pa - self.ram.base, size)
+
     # translation, to predict and to explain
 
     def walk_config(self, access: Access) -> tuple[bool, WalkConfig]:
@@ -225,8 +251,13 @@ class Hart:
     def set_pending(self, number: int, level: bool) -> None:
         """Raise or lower interrupt ``number`` (a bit of mip)."""
         with self.pending_lock:
-            self.pending = self.pending | 1 << number if level else self.pending & ~(1 << number)
+            pending = self.pending | 1 << number if level else self.pending & ~(1 << number)
+            if pending == self.pending:
+                return
+            self.pending = pending
             self.present()
+        if level:
+            self.wake.set()
 
     def present(self) -> None:
         """Show the engine the one interrupt that comes next.
@@ -454,9 +485,19 @@ class Hart:
     # running
 
     def stop(self) -> None:
-        """Stop the running hart from another thread or a signal handler."""
+        """Stop the running hart from another thread or a signal handler.
+
+        From another thread it returns when the run has seen it. Call it without locks
+        that a device or handler may want.
+        """
         self._stop_asked = True
+        self.wake.set()
         inside.emu_stop(self.uc)
+        # A stop that comes between the run's last look at the flag and the engine's start
+        # is lost: ask until it has been seen.
+        while self._stop_asked and self.running and self._thread != threading.get_ident():
+            time.sleep(_ASK_AGAIN)
+            inside.emu_stop(self.uc)
 
     def call_soon(self, task: Callable[[], Stop | None]) -> None:
         """From a callback: stop at the next block and call ``task`` outside of the engine."""
@@ -480,6 +521,7 @@ class Hart:
             raise HartError("the hart is running already")
         self._stop = None
         self._stop_asked = False
+        self._thread = threading.get_ident()
         self.running = True
         try:
             return self._run(count)
@@ -488,6 +530,8 @@ class Hart:
 
     def _run(self, count: int) -> Stop:
         w = self.words
+        if self.handlers[1] is not None and isinstance(self.access, inside.InsideAccess):
+            csr_repairs.watch_sstatus(self)
         self.access.store()
         left = count
         while True:
@@ -537,7 +581,7 @@ class Hart:
                 raise HartError(f"{text} at pc={w[words.PC]:#x}")
             if rerun_to == w[words.PC] or (step and w[words.PC] != pc + 4):
                 continue
-            if self._at_wfi() and not self.pending & w[words.MIE]:
+            if self._at_wfi() and not self._wait():
                 return self._finish(Stop(StopReason.WFI))
 
     def _start(self, pc: int, count: int) -> int:
@@ -557,6 +601,17 @@ class Hart:
     def _must_step(self) -> bool:
         """Whether to look after each instruction if an interrupt can be taken."""
         return not self._in_place and bool(self.pending)
+
+    def _wait(self) -> bool:
+        """`wfi`: wait until an interrupt is pending that mie has; False: none can ever be."""
+        w = self.words
+        while not self.pending & w[words.MIE] and not self._stop_asked:
+            self.wake.clear()
+            if self.pending & w[words.MIE] or self._stop_asked:
+                break  # it came before the clear
+            if not self.idle(self.wake):
+                return False
+        return True
 
     def _at_wfi(self) -> bool:
         pc = self.words[words.PC]

@@ -25,6 +25,7 @@ import unicorn.unicorn_const as ucc
 from unicorn import __version__ as unicorn_version  # type: ignore[attr-defined]
 from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
 
+from emu import native
 from emu import words as W
 
 UNICORN_VERSION = "2.1.4"
@@ -39,6 +40,7 @@ _UC_INIT_DONE = 2035
 _CPU_ENV = 0x128  # CPUState.env_ptr
 _CPU_INTERRUPT_REQUEST = 28
 _CPU_ICOUNT_HIGH = 36098
+_HOOK_BEGIN, _HOOK_CALLBACK = 24, 40  # struct hook: begin and end, callback
 _CONTEXT_WORDS = 40  # uc_context: where the same words stand
 _CPU_INTERRUPT_HARD = 2
 
@@ -49,6 +51,8 @@ INTR_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint32, C.c_void_p)
 INSN_INVALID_CB = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_void_p)
 MEM_CB = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_int, C.c_uint64, C.c_int, C.c_int64, C.c_void_p)
 CODE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint32, C.c_void_p)
+BLOCK_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint32, C.c_void_p)
+EDGE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p)
 MMIO_READ_CB = C.CFUNCTYPE(C.c_uint64, C.c_void_p, C.c_uint64, C.c_uint, C.c_void_p)
 MMIO_WRITE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint, C.c_uint64, C.c_void_p)
 
@@ -73,8 +77,12 @@ class InsideError(Exception):
     """Unicorn's insides are not what this file knows; the text says what differs."""
 
 
-def hook(uc: Uc, kind: int, callback: Any, first: int = 1, last: int = 0) -> None:
-    """Add a raw ctypes callback; ``first > last`` means everywhere.
+def hook(
+    uc: Uc, kind: int, callback: Any, first: int = 1, last: int = 0, data: int | None = None
+) -> int:
+    """Add a raw ctypes callback; ``first > last`` means everywhere. Returns Unicorn's handle.
+
+    ``data`` is the callback's last argument.
 
     The caller keeps ``callback`` alive as long as the engine lives. Raises UcError.
     """
@@ -85,12 +93,25 @@ def hook(uc: Uc, kind: int, callback: Any, first: int = 1, last: int = 0) -> Non
         C.byref(handle),
         C.c_int(kind),
         C.cast(callback, C.c_void_p),
-        None,
+        C.c_void_p(data),
         C.c_uint64(first),
         C.c_uint64(last),
     )
     if status:
         raise UcError(status)
+    return handle.value
+
+
+def grow_hook(handle: int, callback: Any, first: int, last: int) -> None:
+    """Give a bounded hook of ours, of ``callback``, other bounds.
+
+    The engine looks through all hooks of a kind each time: few wide ones are faster than
+    many. The handle is a pointer to `struct hook`. Raises InsideError when it is not.
+    """
+    if _peek(handle + _HOOK_CALLBACK, 8) != C.cast(callback, C.c_void_p).value:
+        raise InsideError("struct hook is not laid out as expected")
+    C.c_uint64.from_address(handle + _HOOK_BEGIN).value = first
+    C.c_uint64.from_address(handle + _HOOK_BEGIN + 8).value = last
 
 
 def mmio_map(uc: Uc, pa: int, size: int, read: Any, write: Any) -> None:
@@ -132,6 +153,12 @@ class StateAccess(Protocol):
     def flush_code(self) -> None:
         """Drop every translated block: the bytes of some code have changed."""
 
+    def physical(self, va: int) -> int | None:
+        """The PA that data at ``va`` is read from by the engine's own walk, None: unknown."""
+
+    def drop_code(self, offset: int, size: int) -> None:
+        """Drop what was translated from ``size`` bytes of RAM, ``offset`` from its base."""
+
     def obey_count(self, on: bool) -> None:
         """Prepare for `emu_start` with a count, or without one again.
 
@@ -143,6 +170,9 @@ class StateAccess(Protocol):
 
     def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
         """Give this hart's CSR its own behaviour, see `CsrRead` and `CsrWrite`."""
+
+    def mask_csr(self, csr: int, word: int, mask: int) -> None:
+        """Let reads of ``csr`` give state word ``word`` & ``mask``, in the fastest way there is."""
 
     def csr(self, csr: int, value: int | None = None) -> int | None:
         """Read, or with ``value`` write, any CSR whatever the privilege; None: out of reach."""
@@ -242,6 +272,15 @@ class PublicAccess:
     def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
         pass  # `missing` says what follows from that
 
+    def mask_csr(self, csr: int, word: int, mask: int) -> None:
+        pass
+
+    def physical(self, va: int) -> int | None:
+        return None
+
+    def drop_code(self, offset: int, size: int) -> None:
+        self.flush_code()
+
     def csr(self, csr: int, value: int | None = None) -> int | None:
         return None
 
@@ -262,6 +301,9 @@ class InsideAccess:
         self._uc = uc
         try:
             self._tlb_flush = _lib.tlb_flush_riscv64
+            self._drop = _lib.tb_invalidate_phys_range_riscv64
+            self._physical = _lib.riscv_cpu_get_phys_page_debug_riscv64
+            self._physical.restype = C.c_uint64
             self._update_mip = _lib.riscv_cpu_update_mip_riscv64
             self._csrrw = _lib.riscv_csrrw_debug_riscv64
             self._get_ops = _lib.riscv_get_csr_ops_riscv64
@@ -344,6 +386,24 @@ class InsideAccess:
             self._writes[csr] = write
         _install_override(self, csr)
 
+    def drop_code(self, offset: int, size: int) -> None:
+        # RAM is the first memory that the engine was given: its ram_addr_t begins at 0.
+        self._drop(self._uc._uch, C.c_uint64(offset), C.c_uint64(offset + size))
+
+    def physical(self, va: int) -> int | None:
+        pa = self._physical(self._cs, C.c_uint64(va & -4096))
+        return None if pa == _M64 else int(pa) | va & 4095
+
+    def mask_csr(self, csr: int, word: int, mask: int) -> None:
+        if not native.available():
+            self.override_csr(csr, lambda _original: self.words[word] & mask, None)
+        elif csr not in _originals and csr not in _masked:
+            ops = _CsrOps()
+            self._get_ops(C.c_int(csr), C.byref(ops))
+            ops.read = native.csr_read_masked(word, mask)
+            self._set_ops(C.c_int(csr), C.byref(ops))
+            _masked.add(csr)
+
     def csr(self, csr: int, value: int | None = None) -> int | None:
         old = C.c_uint64()
         mask = 0 if value is None else _M64
@@ -381,6 +441,7 @@ _self_memory: int | None = None
 # and finds its hart by the env pointer it is called with.
 _accesses: weakref.WeakValueDictionary[int, InsideAccess] = weakref.WeakValueDictionary()
 _originals: dict[int, _CsrOps] = {}
+_masked: set[int] = set()  # those whose read is native, see `InsideAccess.mask_csr`
 _keep: list[Any] = []
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import unicorn.unicorn_const as ucc
 
 from emu import board, inside
+from emu.clock import Clock, RealClock
 from emu.devices import Device
 from emu.devices.finisher import Finisher
 from emu.devices.htif import Htif
 from emu.devices.uart import Uart
 from emu.hart import Hart
+from emu.instruction_clock import InstructionClock
 from emu.paging import PAGE_SIZE
 from emu.ram import Ram
 from emu.stop import Stop
@@ -35,6 +37,7 @@ DeviceListener = Callable[[Device, bool, int, int, int], None]
 class Machine:
     """``ram_size`` bytes of RAM, one hart, UART, finisher; ``output`` gets console bytes.
 
+    ``deterministic``: time is the guest's own progress, see `emu.instruction_clock`.
     ``poll_input`` gives the console bytes that have arrived, or none; ``access`` is
     `emu.hart.Hart`'s. Raises ValueError for an impossible RAM size.
     """
@@ -45,6 +48,7 @@ class Machine:
         output: Callable[[bytes], None] = lambda data: None,
         access: str = "auto",
         poll_input: Callable[[], bytes] = lambda: b"",
+        deterministic: bool = False,
     ) -> None:
         self.output = output
         # Around each access to a device, and held by what comes from other threads: the
@@ -53,6 +57,15 @@ class Machine:
         self.device_listener: DeviceListener | None = None
         self.ram = Ram(ram_size, board.DRAM_BASE)
         self.hart = Hart(self.ram, access)
+        self.has_input = False  # whether something outside may wake the hart
+        self.clock: Clock
+        if deterministic:
+            self.clock = clock = InstructionClock(self.hart, self.lock)
+            self.hart.read_cycles = lambda: clock.executed
+        else:
+            self.clock = RealClock(self.lock)
+        self.hart.read_time = self.clock.now
+        self.hart.idle = lambda wake: self.clock.idle(wake, self.has_input)
         self.uart = Uart(board.UART.base, output, poll=poll_input)
         self.devices: list[Device] = []
         self._callbacks: list[Any] = []
@@ -132,5 +145,6 @@ class Machine:
         return self.hart.run(count)
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Let go of the engine, and of the clock's thread."""
+        self.clock.close()
         self.hart.close()

@@ -66,8 +66,10 @@ READ_STATUS = batch("csrr s1, sstatus; csrr s2, mstatus; wfi")
 def test_uxl_is_seen_in_sstatus(bench: Bench) -> None:
     bench.run(READ_STATUS)
     assert bench.reg("s2") >> 32 & 0xF == 0xA
-    assert bench.reg("s1") >> 32 & 3 == (2 if bench.is_inside else 0)
-    if not bench.is_inside:
+    if bench.is_inside:
+        assert bench.reg("s1") >> 32 & 3 == 2
+    else:  # the engines of a process share their CSR table: one with repairs gives them all
+        assert bench.reg("s1") >> 32 & 3 in (0, 2)
         assert any("sstatus.UXL" in text for text in bench.hart.access.missing)
 
 
