@@ -1,0 +1,282 @@
+"""No stale code, whoever wrote it; and nothing that runs twice: thousands of rounds each.
+
+The guests below change the immediate of one `addi a0, zero, imm` and call it again, through
+every way that a byte of code can change. s1 counts the rounds, s2 the calls that ran what
+stood there before.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+from asm import Batch
+from harness import CODE, RAM, A, Bench, D, R, V, W, X
+
+from emu import words
+from emu.inside import InsideError, grow_hook
+from emu.stop import StopReason
+
+ROUNDS = 3000
+FUNCTION = RAM + 0x4_0000  # PA of the code that changes
+VA_CODE, VA_DATA = 0x10_0000, 0x20_0000
+ADDI_A0, RET = 0x0000_0513, 0x0000_8067
+MTI = 7
+
+batch = Batch()
+
+# a1: where to write the instruction; a2: where to call it; a3: rounds.
+REWRITE = batch(
+    """
+    li s1, 0
+    li s2, 0
+    1: andi t0, s1, 2047
+    slli t1, t0, 20
+    li t2, 0x513
+    or t1, t1, t2
+    sw t1, (a1)
+    fence.i
+    jalr a2
+    beq a0, t0, 2f
+    addi s2, s2, 1
+    2: addi s1, s1, 1
+    bltu s1, a3, 1b
+    wfi
+    """
+)
+
+
+def put_function(bench: Bench, pa: int = FUNCTION) -> None:
+    bench.ram.write32(pa, ADDI_A0)
+    bench.ram.write32(pa + 4, RET)
+
+
+def alias(bench: Bench) -> None:
+    """The function's frame twice: to execute at VA_CODE, to write at VA_DATA."""
+    tables = bench.translate()
+    tables.map(VA_CODE, FUNCTION, V | R | X | A | D)
+    tables.map(VA_DATA, FUNCTION, V | R | W | A | D)
+
+
+def rewrite(bench: Bench, write: int, call: int, priv: int) -> int:
+    put_function(bench)
+    stop = bench.run(REWRITE, priv=priv, a1=write, a2=call, a3=ROUNDS)
+    assert stop.reason is StopReason.WFI
+    assert bench.reg("s1") == ROUNDS
+    return bench.reg("s2")
+
+
+def test_a_store_through_another_mapping_is_seen(bench: Bench) -> None:
+    bench.hart.keep_code_coherent()
+    alias(bench)
+    assert rewrite(bench, VA_DATA, VA_CODE, priv=1) == 0
+
+
+def test_without_coherence_it_is_not(bench: Bench) -> None:
+    """The hazard is real: this is what the test above would miss if it could not fail."""
+    alias(bench)
+    assert rewrite(bench, VA_DATA, VA_CODE, priv=1) > ROUNDS * 0.9
+
+
+def test_a_store_through_the_same_mapping_is_seen(bench: Bench) -> None:
+    bench.hart.keep_code_coherent()
+    bench.translate().map(VA_CODE, FUNCTION)
+    assert rewrite(bench, VA_CODE, VA_CODE, priv=1) == 0
+
+
+def test_a_store_without_translation_is_seen(bench: Bench) -> None:
+    bench.hart.keep_code_coherent()
+    assert rewrite(bench, FUNCTION, FUNCTION, priv=3) == 0
+
+
+# Frame after frame becomes the page at a2: written through a1 + i * 4096 (not executable),
+# then mapped by the PTE at a4, whose frames begin at PFN a5 << 10 (PTE form).
+REUSE = batch(
+    """
+    li s1, 0
+    li s2, 0
+    li s4, 0
+    3: slli t3, s4, 12
+    add t3, t3, a1
+    andi t0, s1, 2047
+    slli t1, t0, 20
+    li t2, 0x513
+    or t1, t1, t2
+    sw t1, (t3)
+    slli t4, s4, 10
+    add t4, t4, a5
+    sd t4, (a4)
+    sfence.vma
+    fence.i
+    jalr a2
+    beq a0, t0, 4f
+    addi s2, s2, 1
+    4: addi s4, s4, 1
+    andi s4, s4, 7
+    addi s1, s1, 1
+    bltu s1, a3, 3b
+    wfi
+    """
+)
+
+
+def test_frames_that_are_used_again_for_other_code(bench: Bench) -> None:
+    bench.hart.keep_code_coherent()
+    tables = bench.translate()
+    for i in range(8):
+        put_function(bench, FUNCTION + 4096 * i)
+        tables.map(VA_DATA + 4096 * i, FUNCTION + 4096 * i, V | R | W | A | D)
+    leaf = V | R | X | A | D
+    slot = tables.map(VA_CODE, FUNCTION, leaf)
+    tables.map(0x30_0000, slot & -4096, V | R | W | A | D)
+    stop = bench.run(
+        REUSE, priv=1, a1=VA_DATA, a2=VA_CODE, a3=ROUNDS,
+        a4=0x30_0000 | slot & 4095, a5=FUNCTION >> 12 << 10 | leaf,
+    )  # fmt: skip
+    assert stop.reason is StopReason.WFI
+    assert (bench.reg("s1"), bench.reg("s2")) == (ROUNDS, 0)
+
+
+# The device writes the code: a store of the immediate to a1 (a register) asks it to.
+DMA = batch(
+    """
+    li s1, 0
+    li s2, 0
+    5: andi t0, s1, 255
+    sb t0, (a1)
+    fence.i
+    jalr a2
+    beq a0, t0, 6f
+    addi s2, s2, 1
+    6: addi s1, s1, 1
+    bltu s1, a3, 5b
+    wfi
+    """
+)
+
+
+def test_a_device_writes_code(inside: Bench) -> None:
+    """As virtio does when Linux reads a program's page from a disk."""
+    hart, ram = inside.hart, inside.ram
+
+    def write(data: bytes) -> None:
+        ram.write32(FUNCTION, ADDI_A0 | data[0] << 20)
+        hart.code_changed(FUNCTION, 4)
+
+    hart.keep_code_coherent()
+    inside.machine.uart._output = write
+    put_function(inside)
+    inside.run(DMA, a1=0x1000_0000, a2=FUNCTION, a3=ROUNDS)
+    assert (inside.reg("s1"), inside.reg("s2")) == (ROUNDS, 0)
+
+
+def test_only_what_the_device_wrote_is_dropped(inside: Bench) -> None:
+    """Unicorn's address of a page of RAM is its offset: another page's code stays."""
+    hart, ram = inside.hart, inside.ram
+    hart.keep_code_coherent()
+    put_function(inside)
+    inside.run(REWRITE, a1=FUNCTION + 64, a2=FUNCTION, a3=1)
+    ram.write32(FUNCTION, ADDI_A0 | 5 << 20)
+    hart.access.drop_code(FUNCTION + 4096 - RAM, 4096)
+    assert inside.run(pc=CODE, a1=FUNCTION + 64, a2=FUNCTION, a3=1).reason is StopReason.WFI
+    assert inside.reg("a0") == 0, "code nearby was dropped too"
+    hart.access.drop_code(FUNCTION - RAM, 4)
+    inside.run(pc=CODE, a1=FUNCTION + 64, a2=FUNCTION, a3=1)
+    assert inside.reg("a0") == 5
+
+
+def test_far_code_gets_its_own_hook_and_near_code_shares_one(inside: Bench) -> None:
+    inside.hart.keep_code_coherent()
+    coherence = inside.hart.coherence
+    assert coherence is not None
+    for i, pa in enumerate((RAM + 0x8_0000, RAM + 0xC_0000, RAM + 0xA0_0000)):
+        put_function(inside, pa)
+        inside.run(REWRITE, a1=pa + 64, a2=pa, a3=1)
+        assert coherence.holds_code(pa, 4), i
+    assert len(coherence._extents) == 2
+    assert not coherence.holds_code(RAM + 0x60_0000, 4096)
+
+
+def test_a_hook_that_is_not_ours_is_not_touched(inside: Bench) -> None:
+    inside.hart.keep_code_coherent()
+    coherence = inside.hart.coherence
+    assert coherence is not None
+    inside.run(REWRITE, a1=FUNCTION + 64, a2=FUNCTION, a3=0)
+    handle = coherence._extents[0].handle
+    with pytest.raises(InsideError):
+        grow_hook(handle, inside.hart.callbacks[0], 0, 1)
+
+
+# Reads of a register with a side effect, AMOs, and an interrupt that may come anywhere.
+ONCE = batch(
+    """
+    .balign 4
+    once_vector:
+    sb zero, (a1)
+    mret
+    .balign 4
+    once_main:
+    csrsi mstatus, 8
+    7: lb t0, 5(a1)
+    amoadd.d zero, s3, (a2)
+    lr.d t1, (a4)
+    addi t1, t1, 1
+    sc.d t2, t1, (a4)
+    beqz t2, 9f
+    addi s5, s5, 1
+    9: addi s1, s1, 1
+    bltu s1, a3, 7b
+    csrw mie, zero
+    wfi
+    """
+)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_amo_and_no_register_is_accessed_twice(inside: Bench, seed: int) -> None:
+    """Interrupts from a thread, thousands, at random moments: natively delivered."""
+    hart, uart = inside.hart, inside.machine.uart
+    rounds, chance = 20_000, random.Random(seed)
+    reads = 0
+    plain_read = uart.read
+
+    def read(offset: int, size: int) -> int:
+        nonlocal reads
+        reads += offset == 5
+        return plain_read(offset, size)
+
+    inside.load(ONCE)
+    inside.machine.devices.remove(uart)
+    counting = type("Counting", (), {"name": "c", "base": 0x1000_1000, "size": 0x100})()
+    counting.read = read
+    counting.write = lambda offset, size, value: hart.set_pending(MTI, False)
+    inside.machine.attach(counting)
+    inside.w[words.MTVEC] = CODE + ONCE.offset("once_vector")
+    inside.w[words.MIE] = 1 << MTI
+    amo, reserved = CODE + 0x4000, CODE + 0x4008
+    inside.start(
+        pc=CODE + ONCE.offset("once_main"), a1=0x1000_1000, a2=amo, a3=rounds, a4=reserved, s3=1
+    )
+    raised, over = 0, threading.Event()
+
+    def ticker() -> None:
+        nonlocal raised
+        while not over.is_set():
+            if not hart.pending:
+                raised += 1
+                hart.set_pending(MTI, True)
+            time.sleep(chance.random() * 2e-5)
+
+    thread = threading.Thread(target=ticker)
+    thread.start()
+    inside.machine.run()
+    over.set()
+    thread.join()
+    assert inside.reg("s1") == rounds
+    assert reads == rounds
+    assert inside.ram.read64(amo) == rounds
+    # A reservation lost to an interrupt fails the sc: it must not store, and must not be lost.
+    assert inside.ram.read64(reserved) + inside.reg("s5") == rounds
+    assert raised > 100
