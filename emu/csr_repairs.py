@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from emu import csr as CSR
 from emu import words
+from emu.csr import Priv
+from emu.inside import CsrIllegal
 
 if TYPE_CHECKING:
     from emu.hart import Hart
@@ -97,8 +99,16 @@ def install(hart: Hart) -> None:
     for machine, user in ((CSR.MCYCLE, CSR.CYCLE), (CSR.MINSTRET, CSR.INSTRET)):
         _repair_counter(hart, machine, user)
 
+    # mcounteren, scounteren: kept, but they gate nothing (sections 3.1.11 and 12.1.5).
+    for number in (CSR.MCOUNTEREN, CSR.SCOUNTEREN):
+        _keep_counteren(hart, number)
+
     # time: absent until there is a clock.
-    override(CSR.TIME, lambda _original: hart.read_time(), None)
+    def read_time(_original: Original) -> int:
+        _check_counter(hart, CSR.TIME)
+        return hart.read_time()
+
+    override(CSR.TIME, read_time, None)
 
     # tselect and tdata: absent. Reading 0 from all of them says: no triggers (debug spec).
     for number in range(CSR.TSELECT, CSR.TSELECT + 4):
@@ -118,8 +128,31 @@ def watch_sstatus(hart: Hart) -> None:
     hart.access.override_csr(CSR.SSTATUS, None, write_sstatus)
 
 
+def _keep_counteren(hart: Hart, number: int) -> None:
+    def write(value: int, _perform: Perform) -> None:
+        hart.counter_enable[number] = value & 0xFFFF_FFFF
+
+    hart.access.override_csr(number, lambda _original: hart.counter_enable[number], write)
+
+
+def _check_counter(hart: Hart, number: int) -> None:
+    """Raise CsrIllegal when the present level may not read the user counter ``number``."""
+    priv = hart.words[words.PRIV]
+    if priv == Priv.M:
+        return
+    enabled = hart.counter_enable[CSR.MCOUNTEREN]
+    if priv == Priv.U:
+        enabled &= hart.counter_enable[CSR.SCOUNTEREN]
+    if not enabled >> (number - CSR.CYCLE) & 1:
+        raise CsrIllegal
+
+
 def _repair_counter(hart: Hart, machine: int, user: int) -> None:
     offsets = hart.counter_offsets
+
+    def read_user(original: Original) -> int:
+        _check_counter(hart, user)
+        return read(original)
 
     def read(original: Original) -> int:
         count = original() if hart.read_cycles is None else hart.read_cycles()
@@ -130,4 +163,4 @@ def _repair_counter(hart: Hart, machine: int, user: int) -> None:
         offsets[machine] = (value - now + offsets[machine]) & (1 << 64) - 1
 
     hart.access.override_csr(machine, read, write)
-    hart.access.override_csr(user, read, None)
+    hart.access.override_csr(user, read_user, None)

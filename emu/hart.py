@@ -77,6 +77,8 @@ class Hart:
         self.read_time: Callable[[], int] = lambda: 0
         self.read_cycles: Callable[[], int] | None = None
         self.counter_offsets = {CSR.MCYCLE: 0, CSR.MINSTRET: 0}  # from writes of these
+        # mcounteren and scounteren; the spec leaves open what they hold after reset.
+        self.counter_enable = dict.fromkeys((CSR.MCOUNTEREN, CSR.SCOUNTEREN), 0xFFFF_FFFF)
         # Called at a `wfi` with nothing pending: waits until the event is set, or returns
         # False when nothing can ever set it.
         self.idle: Callable[[threading.Event], bool] = threading.Event.is_set

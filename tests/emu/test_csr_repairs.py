@@ -156,7 +156,6 @@ def test_counters_are_writable_and_shadowed(inside: Bench) -> None:
 
 
 TIME = batch("csrr s1, time; csrr s2, time; wfi")
-TIME_U = batch("csrr s1, time; ecall")
 
 
 def test_time_advances_at_ten_megahertz(inside: Bench) -> None:
@@ -170,14 +169,34 @@ def test_time_advances_at_ten_megahertz(inside: Bench) -> None:
     assert 500_000 <= inside.reg("s1") - first <= passed
 
 
-def test_known_deviation_the_counter_enables_gate_nothing(inside: Bench) -> None:
-    """By the spec a read from S or U with the bit clear in mcounteren (or, from U, in
-    scounteren) is illegal. QEMU 5.0 lets it pass from privileged spec 1.10 on."""
-    for csr in (0x306, 0x106):
-        inside.hart.access.csr(csr, 0)
-        assert inside.hart.read_csr(csr) == 0
-    for priv in (0, 1):  # the `ecall` behind the read is reached; by the spec: (2, 0xc01024f3)
-        assert inside.trapped(TIME_U, priv=priv)[0] == 8 + priv
+READS_U = {
+    csr: batch(f"csrr s1, {csr:#x}; ecall")
+    for csr in (0xC00, 0xC01, 0xC02)  # cycle, time, instret
+}
+
+
+@pytest.mark.parametrize("csr", READS_U)
+@pytest.mark.parametrize(
+    ("m", "s", "reads"),
+    [(1, 1, (1, 1)), (1, 0, (1, 0)), (0, 1, (0, 0)), (0, 0, (0, 0))],
+)
+def test_the_counter_enables(
+    inside: Bench, csr: int, m: int, s: int, reads: tuple[int, int]
+) -> None:
+    """Section 3.1.11: mcounteren's bit for S, both enables' bits for U; M may always."""
+    others = 0xFFFF_FFFF & ~(1 << csr - 0xC00)
+    inside.hart.access.csr(0x306, others | m << csr - 0xC00)
+    inside.hart.access.csr(0x106, others | s << csr - 0xC00)
+    for priv, may in ((1, reads[0]), (0, reads[1])):
+        cause, _, tval = inside.trapped(READS_U[csr], priv=priv)
+        assert (cause, tval) == ((8 + priv, 0) if may else (2, csr << 20 | 0x24F3))
+    assert inside.trapped(READS_U[csr], priv=3)[0] == 11
+
+
+def test_the_counter_enables_are_read_back(inside: Bench) -> None:
+    for csr, value in ((0x306, 0x5), (0x106, 0x2)):
+        inside.hart.access.csr(csr, 0xF_0000_0000 | value)
+        assert inside.hart.read_csr(csr) == value
 
 
 TSELECT = batch("li s1, 5; csrw tselect, s1; csrr s1, tselect; csrr s2, tdata1; wfi")
