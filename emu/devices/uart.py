@@ -1,25 +1,41 @@
 """16550A UART (NS16550 datasheet, table 2), as at 0x10000000 on QEMU's virt board.
 
-Bytes written are given to ``output`` at once; bytes for the guest wait in a 16-byte FIFO
-and, behind it, in a queue on the host's side, so that nothing typed is lost.
+Bytes written are given to ``output`` at once: the transmitter is always empty. Bytes for
+the guest wait in the 16-byte FIFO that it sees (one byte while FIFOs are off) and, behind
+it, in a queue on the host's side, so that nothing typed is lost:
+
+    receive() -> queue (64 KiB) -> FIFO (16 or 1) -> RBR
+                                    ^ THR, in loopback
+
+The line has no speed: what waits in the FIFO below the trigger level has waited for four
+characters' time already, so it is a character timeout at once.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
+from typing import Any
+
+from emu.devices import saved
 
 _RBR_THR, _IER, _IIR_FCR, _LCR, _MCR, _LSR, _MSR, _SCR = range(8)
-_IER_RX, _IER_THRE = 1, 2
-_IIR_NONE, _IIR_THRE, _IIR_RX, _IIR_FIFOS = 1, 2, 4, 0xC0
+_IER_RX, _IER_THRE, _IER_LINE, _IER_MODEM = 1, 2, 4, 8
+# IIR's causes, the most urgent first.
+_IIR_LINE, _IIR_RX, _IIR_TIMEOUT, _IIR_THRE, _IIR_MODEM, _IIR_NONE = 6, 4, 0xC, 2, 0, 1
+_IIR_FIFOS = 0xC0
 _LCR_DLAB = 0x80
-_LSR_DATA_READY, _LSR_THR_EMPTY, _LSR_IDLE = 1, 0x20, 0x40
-_FCR_ENABLE, _FCR_CLEAR_RX = 1, 2
+_LSR_DATA_READY, _LSR_OVERRUN, _LSR_THR_EMPTY, _LSR_IDLE = 1, 2, 0x20, 0x40
+_FCR_ENABLE, _FCR_CLEAR_RX, _FCR_STAYS = 1, 2, 0xC9
 _MCR_LOOPBACK = 0x10
+_MSR_CONNECTED = 0xB0  # carrier, data set ready, clear to send
+_MSR_RING = 0x40
+_TRIGGER_LEVELS = (1, 4, 8, 14)  # bytes, by FCR bits 7-6
+_FIFO_SIZE = 16
+QUEUE_SIZE_MAX = 1 << 16  # bytes
 
 
 class Uart:
-    """One UART; ``on_irq(level)`` is called when its interrupt line changes.
+    """One UART; ``on_irq(level)``, which may be set later, is told of its interrupt line.
 
     ``poll`` is asked for bytes that have arrived whenever the guest looks and none wait.
     """
@@ -36,86 +52,208 @@ class Uart:
         self.base = base
         self.size = 0x100
         self._output = output
-        self._on_irq = on_irq
+        self.on_irq = on_irq
         self._poll = poll
-        self._received: deque[int] = deque()
+        self._fifo = bytearray()
+        self._queue = bytearray()
         self._ier = self._lcr = self._mcr = self._scr = self._fcr = 0
         self._divisor = 0
         # An edge, not a level: a level would interrupt for ever a driver that has
         # nothing to send and does not mask it.
         self._thre_pending = False
+        self._overrun = False
+        self._modem_changes = 0  # MSR bits 3-0
         self._line = False
 
-    def receive(self, data: bytes) -> None:
-        """Bytes arrive from the other end of the line."""
-        self._received.extend(data)
+    def receive(self, data: bytes) -> int:
+        """Bytes arrive from the other end of the line; how many of them were taken.
+
+        Less than all when the queue is full: give the rest again after the guest has read.
+        """
+        taken = min(len(data), max(QUEUE_SIZE_MAX - len(self._queue), 0))
+        self._queue += data[:taken]
+        self._fill()
         self._update()
+        return taken
+
+    def _fill(self) -> None:
+        """Move what has arrived into the FIFO; in loopback the line is cut."""
+        if self._queue and not self._mcr & _MCR_LOOPBACK:
+            depth = _FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
+            room = depth - len(self._fifo)
+            if room > 0:
+                self._fifo += self._queue[:room]
+                del self._queue[:room]
+
+    def _ask(self) -> None:
+        """The guest looks and nothing waits: ask ``poll``."""
+        data = self._poll()
+        if data:
+            self._queue += data
+            self._fill()
+            self._update()
 
     def _update(self) -> None:
         line = self._cause() != _IIR_NONE
         if line != self._line:
             self._line = line
-            self._on_irq(line)
+            self.on_irq(line)
 
     def _cause(self) -> int:
-        if self._ier & _IER_RX and self._received:
-            return _IIR_RX
-        if self._ier & _IER_THRE and self._thre_pending:
+        ier = self._ier
+        if ier == 0:
+            return _IIR_NONE
+        if ier & _IER_LINE and self._overrun:
+            return _IIR_LINE
+        if ier & _IER_RX and self._fifo:
+            if not self._fcr & _FCR_ENABLE or len(self._fifo) >= _TRIGGER_LEVELS[self._fcr >> 6]:
+                return _IIR_RX
+            return _IIR_TIMEOUT
+        if ier & _IER_THRE and self._thre_pending:
             return _IIR_THRE
+        if ier & _IER_MODEM and self._modem_changes:
+            return _IIR_MODEM
         return _IIR_NONE
 
+    def _modem_lines(self) -> int:
+        """MSR bits 7-4; in loopback MCR's outputs: RTS, DTR, OUT1, OUT2."""
+        mcr = self._mcr
+        if not mcr & _MCR_LOOPBACK:
+            return _MSR_CONNECTED
+        return (mcr & 2) << 3 | (mcr & 1) << 5 | (mcr & 4) << 4 | (mcr & 8) << 4
+
     def read(self, offset: int, size: int) -> int:
-        if self._lcr & _LCR_DLAB and offset in (_RBR_THR, _IER):
+        if offset == _LSR:
+            if not self._fifo:
+                self._ask()
+            value = _LSR_THR_EMPTY | _LSR_IDLE | (_LSR_DATA_READY if self._fifo else 0)
+            if self._overrun:
+                value |= _LSR_OVERRUN
+                self._overrun = False
+                self._update()
+            return value
+        if self._lcr & _LCR_DLAB and offset <= _IER:
             return self._divisor >> (8 * offset) & 0xFF
-        if not self._received and offset in (_RBR_THR, _IIR_FCR, _LSR):
-            self._received.extend(self._poll())
-        value = 0
         if offset == _RBR_THR:
-            value = self._received.popleft() if self._received else 0
-        elif offset == _IER:
-            value = self._ier
-        elif offset == _IIR_FCR:
-            value = self._cause()
-            if value == _IIR_THRE:
-                self._thre_pending = False
-            value |= _IIR_FIFOS if self._fcr & _FCR_ENABLE else 0
-        elif offset == _LCR:
-            value = self._lcr
-        elif offset == _MCR:
-            value = self._mcr
-        elif offset == _LSR:
-            value = _LSR_THR_EMPTY | _LSR_IDLE
-            value |= _LSR_DATA_READY if self._received else 0
-        elif offset == _MSR:
-            value = 0xB0  # carrier, data set ready, clear to send
-        elif offset == _SCR:
-            value = self._scr
+            return self._read_data()
+        if offset == _IER:
+            return self._ier
+        if offset == _IIR_FCR:
+            return self._read_cause()
+        if offset == _LCR:
+            return self._lcr
+        if offset == _MCR:
+            return self._mcr
+        if offset == _MSR:
+            value = self._modem_lines() | self._modem_changes
+            self._modem_changes = 0
+            self._update()
+            return value
+        return self._scr if offset == _SCR else 0
+
+    def _read_data(self) -> int:
+        if not self._fifo:
+            self._ask()
+        value = self._fifo.pop(0) if self._fifo else 0
+        self._fill()
         self._update()
         return value
 
+    def _read_cause(self) -> int:
+        if not self._fifo:
+            self._ask()
+        value = self._cause()
+        if value == _IIR_THRE:
+            self._thre_pending = False
+            self._update()
+        return value | (_IIR_FIFOS if self._fcr & _FCR_ENABLE else 0)
+
     def write(self, offset: int, size: int, value: int) -> None:
         value &= 0xFF
-        if self._lcr & _LCR_DLAB and offset in (_RBR_THR, _IER):
+        if self._lcr & _LCR_DLAB and offset <= _IER:
             keep = 0xFF00 if offset == _RBR_THR else 0xFF
             self._divisor = self._divisor & keep | value << (8 * offset)
-        elif offset == _RBR_THR:
+            return
+        if offset == _RBR_THR:
             if self._mcr & _MCR_LOOPBACK:
-                self._received.append(value)
+                self._loop(value)
             else:
                 self._output(bytes((value,)))
             self._thre_pending = True
-        elif offset == _IER:
+            if self._ier:
+                self._update()
+            return
+        if offset == _IER:
             if value & _IER_THRE and not self._ier & _IER_THRE:
                 self._thre_pending = True
             self._ier = value & 0xF
         elif offset == _IIR_FCR:
-            self._fcr = value
-            if value & _FCR_CLEAR_RX:
-                self._received.clear()
+            self._write_fifo_control(value)
         elif offset == _LCR:
             self._lcr = value
         elif offset == _MCR:
-            self._mcr = value & 0x1F
+            self._write_modem_control(value & 0x1F)
         elif offset == _SCR:
             self._scr = value
         self._update()
+
+    def _loop(self, value: int) -> None:
+        """A byte sent in loopback arrives. An overrun loses it, or without FIFOs the last."""
+        depth = _FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
+        if len(self._fifo) < depth:
+            self._fifo.append(value)
+            return
+        self._overrun = True
+        if depth == 1:
+            self._fifo[0] = value
+
+    def _write_fifo_control(self, value: int) -> None:
+        if (value ^ self._fcr) & _FCR_ENABLE or value & _FCR_CLEAR_RX:
+            # Only what the FIFO holds: the rest has not come through the line yet.
+            self._fifo.clear()
+        self._fcr = value & _FCR_STAYS if value & _FCR_ENABLE else 0
+        self._fill()
+
+    def _write_modem_control(self, value: int) -> None:
+        before = self._modem_lines()
+        self._mcr = value
+        now = self._modem_lines()
+        changes = before ^ now
+        if now & _MSR_RING:  # only its trailing edge is told
+            changes &= ~_MSR_RING
+        self._modem_changes |= changes >> 4
+        self._fill()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "ier": self._ier,
+            "lcr": self._lcr,
+            "mcr": self._mcr,
+            "scr": self._scr,
+            "fcr": self._fcr,
+            "divisor": self._divisor,
+            "thre_pending": self._thre_pending,
+            "overrun": self._overrun,
+            "modem_changes": self._modem_changes,
+            "line": self._line,
+            "fifo": bytes(self._fifo),
+            "queue": bytes(self._queue),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        fcr = saved.number(state, "fcr", 8)
+        if fcr & ~_FCR_STAYS:
+            raise ValueError(f"saved fcr: {fcr:#x} has bits that do not stay")
+        self._ier = saved.number(state, "ier", 4)
+        self._lcr = saved.number(state, "lcr", 8)
+        self._mcr = saved.number(state, "mcr", 5)
+        self._scr = saved.number(state, "scr", 8)
+        self._fcr = fcr
+        self._divisor = saved.number(state, "divisor", 16)
+        self._thre_pending = saved.flag(state, "thre_pending")
+        self._overrun = saved.flag(state, "overrun")
+        self._modem_changes = saved.number(state, "modem_changes", 4)
+        self._line = saved.flag(state, "line")
+        self._fifo = bytearray(saved.data(state, "fifo", _FIFO_SIZE))
+        # What a poll gave is kept whole, whatever its size.
+        self._queue = bytearray(saved.data(state, "queue", 1 << 30))

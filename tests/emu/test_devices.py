@@ -1,4 +1,4 @@
-"""Devices by their registers, without a hart; and symbols."""
+"""The finisher and HTIF, without a hart; and symbols."""
 
 from __future__ import annotations
 
@@ -7,121 +7,8 @@ import pytest
 from emu.debug.symbols import Symbols
 from emu.devices.finisher import Finisher
 from emu.devices.htif import Htif
-from emu.devices.uart import Uart
 from emu.ram import Ram
 from emu.stop import Stop, StopReason
-
-# NS16550 registers
-RBR = THR = 0
-IER, IIR, LCR, MCR, LSR, MSR, SCR = 1, 2, 3, 4, 5, 6, 7
-FCR = IIR
-
-
-class Line:
-    """A UART with its output, and each change of its interrupt line."""
-
-    def __init__(self) -> None:
-        self.output = bytearray()
-        self.irq: list[bool] = []
-        self.uart = Uart(0x1000_0000, self.output.extend, self.irq.append)
-
-    def __call__(self, offset: int, value: int | None = None) -> int:
-        if value is None:
-            return self.uart.read(offset, 1)
-        self.uart.write(offset, 1, value)
-        return 0
-
-
-def test_uart_after_reset() -> None:
-    line = Line()
-    assert [line(i) for i in range(8)] == [0, 0, 1, 0, 0, 0x60, 0xB0, 0]
-    assert (line.uart.base, line.uart.size, line.irq) == (0x1000_0000, 0x100, [])
-    assert line.uart.read(0x40, 1) == 0
-
-
-def test_uart_sends_at_once() -> None:
-    line = Line()
-    for byte in b"hi\n":
-        line(THR, byte)
-        assert line(LSR) == 0x60
-    line.uart.write(THR, 4, 0x12345641)  # a word access: its low byte counts
-    assert bytes(line.output) == b"hi\nA"
-
-
-def test_uart_receives_in_order_and_loses_nothing() -> None:
-    line = Line()
-    sent = bytes(range(100))
-    line.uart.receive(sent)
-    assert line(LSR) == 0x61
-    assert bytes(line(RBR) for _ in sent) == sent
-    assert (line(LSR), line(RBR)) == (0x60, 0)
-    assert line.irq == []  # interrupts were not enabled
-
-
-def test_uart_receive_interrupt_is_a_level() -> None:
-    line = Line()
-    line(IER, 1)
-    line.uart.receive(b"ab")
-    assert (line.irq, line(IIR)) == ([True], 4)
-    assert line(IIR) == 4  # reading IIR does not clear it
-    line(RBR)
-    assert line.irq == [True]
-    line(RBR)
-    assert (line.irq, line(IIR)) == ([True, False], 1)
-
-
-def test_uart_transmit_interrupt_is_an_edge() -> None:
-    line = Line()
-    line(IER, 2)
-    assert line.irq == [True]  # empty when it is enabled
-    assert line(IIR) == 2
-    assert line(IIR) == 1 and line.irq == [True, False]  # reading it was the acknowledgement
-    line(THR, 65)
-    assert line.irq == [True, False, True]
-    line(IER, 0)
-    assert line.irq == [True, False, True, False]
-    # Receiving comes first.
-    line(IER, 3)
-    line.uart.receive(b"x")
-    assert line(IIR) == 4
-    line(RBR)
-    assert line(IIR) == 2
-
-
-def test_uart_fifo_bits() -> None:
-    line = Line()
-    line(FCR, 1)
-    assert line(IIR) == 0xC1
-    line.uart.receive(b"abc")
-    line(FCR, 3)  # clear what was received
-    assert line(LSR) == 0x60
-    line(FCR, 0)
-    assert line(IIR) == 1
-
-
-def test_uart_divisor_latch_hides_the_data_register() -> None:
-    line = Line()
-    line(LCR, 0x83)
-    line(THR, 0x34)
-    line(IER, 0x12)
-    assert (line(THR), line(IER), line.output, line.irq) == (0x34, 0x12, b"", [])
-    line(LCR, 0x03)
-    assert (line(LCR), line(IER), line(RBR)) == (3, 0, 0)
-    line(LCR, 0x80)
-    assert (line(THR), line(IER)) == (0x34, 0x12)
-
-
-def test_uart_scratch_and_loopback() -> None:
-    line = Line()
-    line(SCR, 0x5A)
-    assert line(SCR) == 0x5A
-    line(MCR, 0x10)
-    line(THR, 0x77)
-    assert (line.output, line(LSR), line(RBR)) == (b"", 0x61, 0x77)
-    line(MCR, 0xFF)
-    assert line(MCR) == 0x1F
-    line(IER, 0xF0)
-    assert line(IER) == 0
 
 
 @pytest.mark.parametrize(
@@ -134,6 +21,7 @@ def test_finisher(value: int, code: int) -> None:
     finisher.write(0, 4, value)
     (stop,) = ends
     assert (stop.reason, stop.code, stop.trap) == (StopReason.EXIT, code, None)
+    assert ("reset" in stop.detail) == (value & 0xFFFF == 0x7777)
 
 
 def test_finisher_ignores_the_rest() -> None:

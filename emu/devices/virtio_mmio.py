@@ -1,0 +1,266 @@
+"""virtio over MMIO: the registers between a driver and a device, without the device.
+
+A concrete device extends `Virtio`: it names its ``device_id``, the largest size of each of
+its queues, its features and configuration space, and serves one request at a time. `Virtio`
+itself is an empty slot (device ID 0), which drivers pass over.
+
+A driver that breaks a rule finds DEVICE_NEEDS_RESET in the status and, when it was running,
+a configuration interrupt; the device then does nothing until it is reset.
+
+Source: virtio 1.2, sections 2.1 (status), 2.2 (features), 4.2 (MMIO, version 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from emu.devices import saved
+from emu.devices.virtqueue import Chain, Virtqueue, VirtqueueError
+from emu.ram import Ram
+
+_MAGIC, _VERSION, _DEVICE_ID, _VENDOR_ID = 0x0, 0x4, 0x8, 0xC
+_DEVICE_FEATURES, _DEVICE_FEATURES_SEL = 0x10, 0x14
+_DRIVER_FEATURES, _DRIVER_FEATURES_SEL = 0x20, 0x24
+_QUEUE_SEL, _QUEUE_NUM_MAX, _QUEUE_NUM, _QUEUE_READY = 0x30, 0x34, 0x38, 0x44
+_QUEUE_NOTIFY, _INTERRUPT_STATUS, _INTERRUPT_ACK, _STATUS = 0x50, 0x60, 0x64, 0x70
+_SHM_FIRST, _SHM_LAST = 0xB0, 0xBC
+_CONFIG = 0x100
+# Low and high halves of the three areas: the area, and how far the half is shifted.
+_QUEUE_AREAS = {
+    0x80: (0, 0), 0x84: (0, 32), 0x90: (1, 0), 0x94: (1, 32), 0xA0: (2, 0), 0xA4: (2, 32)
+}  # fmt: skip
+
+_MAGIC_VALUE = 0x7472_6976  # "virt"
+_VENDOR = 0x554D_4551  # "QEMU": drivers written for its board look for it
+_DRIVER_OK, _FEATURES_OK, _NEEDS_RESET = 4, 8, 0x40
+_USED_BUFFER, _CONFIG_CHANGE = 1, 2  # bits of InterruptStatus
+
+_F_INDIRECT_DESC, _F_VERSION_1 = 1 << 28, 1 << 32
+
+
+class _Queue:
+    """What a driver has written about one queue; ``ring`` once it is ready."""
+
+    __slots__ = ("areas", "ring", "size", "size_max")
+
+    def __init__(self, size_max: int) -> None:
+        self.size_max = size_max
+        self.size = 0
+        self.areas = [0, 0, 0]
+        self.ring: Virtqueue | None = None
+
+
+class Virtio:
+    """One slot. ``written(pa, size)`` is called for each piece of RAM that the device wrote.
+
+    ``on_irq(level)`` is called when the interrupt line changes. ``error`` says in one line
+    why the device needs a reset, for people.
+    """
+
+    name = "virtio"
+    device_id = 0
+    queue_sizes: tuple[int, ...] = ()  # the largest size of each queue, powers of 2
+
+    def __init__(
+        self,
+        base: int,
+        ram: Ram,
+        on_irq: Callable[[bool], None] = lambda level: None,
+        written: Callable[[int, int], None] = lambda pa, size: None,
+        features: int = 0,
+        config: bytes = b"",
+    ) -> None:
+        self.base = base
+        self.size = 0x1000
+        self.ram = ram
+        self.written = written
+        self._on_irq = on_irq
+        self._features = features | _F_VERSION_1 | _F_INDIRECT_DESC
+        self._config = config
+        self._reset_registers()
+
+    def serve(self, queue: int, chain: Chain) -> int:
+        """Do one request; the number of bytes written, from the first writable one on.
+
+        Raises VirtqueueError for a request whose answer has no place.
+        """
+        raise NotImplementedError
+
+    def _reset_registers(self) -> None:
+        self.error = ""
+        self._status = self._isr = 0
+        self._device_features_sel = self._driver_features_sel = self._queue_sel = 0
+        self._driver_features = 0
+        self._queues = [_Queue(size) for size in self.queue_sizes]
+
+    def _set_isr(self, isr: int) -> None:
+        was, self._isr = self._isr, isr
+        if bool(was) != bool(isr):
+            self._on_irq(bool(isr))
+
+    def _fail(self, error: VirtqueueError) -> None:
+        self.error = str(error)
+        self._status |= _NEEDS_RESET
+        if self._status & _DRIVER_OK:
+            self._set_isr(self._isr | _CONFIG_CHANGE)
+
+    def _notify(self, index: int) -> None:
+        """Do all requests that stand in a queue now."""
+        if index >= len(self._queues) or self._status & (_DRIVER_OK | _NEEDS_RESET) != _DRIVER_OK:
+            return
+        ring = self._queues[index].ring
+        if ring is None:
+            return
+        before = ring.done
+        try:
+            # Counted once: a request that writes over the ring cannot make more of them.
+            for _ in range(ring.waiting()):
+                chain = ring.next()
+                ring.give_back(chain, self.serve(index, chain))
+        except VirtqueueError as e:
+            self._fail(e)
+        if ring.done != before and ring.wants_interrupt():
+            self._set_isr(self._isr | _USED_BUFFER)
+
+    def read(self, offset: int, size: int) -> int:
+        if offset == _INTERRUPT_STATUS:
+            return self._isr
+        if offset >= _CONFIG:
+            start = offset - _CONFIG
+            return int.from_bytes(self._config[start : start + size], "little")
+        if size != 4:
+            return 0
+        if offset == _STATUS:
+            return self._status
+        if offset == _MAGIC:
+            return _MAGIC_VALUE
+        if offset == _VERSION:
+            return 2
+        if offset == _DEVICE_ID:
+            return self.device_id
+        if offset == _VENDOR_ID:
+            return _VENDOR
+        if offset == _DEVICE_FEATURES:
+            select = self._device_features_sel
+            return self._features >> 32 * select & 0xFFFF_FFFF if select < 2 else 0
+        if _SHM_FIRST <= offset <= _SHM_LAST:
+            return 0xFFFF_FFFF if offset % 4 == 0 else 0  # there is no shared memory
+        queue = self._selected()
+        if queue is not None:
+            if offset == _QUEUE_NUM_MAX:
+                return queue.size_max
+            if offset == _QUEUE_READY:
+                return int(queue.ring is not None)
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if size != 4:
+            return
+        value &= 0xFFFF_FFFF
+        if offset == _QUEUE_NOTIFY:
+            self._notify(value)
+        elif offset == _INTERRUPT_ACK:
+            self._set_isr(self._isr & ~value)
+        elif offset == _STATUS:
+            self._write_status(value & 0xFF)
+        elif offset == _DEVICE_FEATURES_SEL:
+            self._device_features_sel = value
+        elif offset == _DRIVER_FEATURES_SEL:
+            self._driver_features_sel = value
+        elif offset == _DRIVER_FEATURES:
+            if self._driver_features_sel < 2 and not self._status & _FEATURES_OK:
+                shift = 32 * self._driver_features_sel
+                kept = self._driver_features & ~(0xFFFF_FFFF << shift)
+                self._driver_features = kept | value << shift
+        elif offset == _QUEUE_SEL:
+            self._queue_sel = value
+        else:
+            self._write_queue(offset, value)
+
+    def _selected(self) -> _Queue | None:
+        return self._queues[self._queue_sel] if self._queue_sel < len(self._queues) else None
+
+    def _write_status(self, value: int) -> None:
+        if value == 0:
+            self._set_isr(0)
+            self._reset_registers()
+            return
+        # Without FEATURES_OK the driver knows that its choice was refused. Whoever takes a
+        # part of what is offered may go on, also without VERSION_1 (section 6.2 allows it).
+        if value & ~self._status & _FEATURES_OK and self._driver_features & ~self._features:
+            value &= ~_FEATURES_OK
+        self._status = value & ~_NEEDS_RESET | self._status & _NEEDS_RESET
+
+    def _write_queue(self, offset: int, value: int) -> None:
+        queue = self._selected()
+        if queue is None:
+            return
+        if offset == _QUEUE_READY:
+            if not value & 1:
+                queue.ring = None
+            elif queue.ring is None:
+                try:
+                    queue.ring = self._ring(queue)
+                except VirtqueueError as e:
+                    self._fail(e)
+        elif queue.ring is not None:
+            pass  # section 4.2.2.2: a queue in use does not change
+        elif offset == _QUEUE_NUM:
+            queue.size = value
+        elif offset in _QUEUE_AREAS:
+            area, shift = _QUEUE_AREAS[offset]
+            kept = queue.areas[area] & ~(0xFFFF_FFFF << shift)
+            queue.areas[area] = kept | value << shift
+
+    def _ring(self, queue: _Queue) -> Virtqueue:
+        table, driver, device = queue.areas
+        return Virtqueue(
+            self.ram, queue.size, queue.size_max, (table, driver, device), self.written
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "device_id": self.device_id,
+            "status": self._status,
+            "isr": self._isr,
+            "device_features_sel": self._device_features_sel,
+            "driver_features_sel": self._driver_features_sel,
+            "driver_features": self._driver_features,
+            "queue_sel": self._queue_sel,
+            "error": self.error,
+            "queues": [
+                {
+                    "size": queue.size,
+                    "areas": list(queue.areas),
+                    "ready": queue.ring is not None,
+                    "seen": queue.ring.seen if queue.ring else 0,
+                    "done": queue.ring.done if queue.ring else 0,
+                }
+                for queue in self._queues
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if saved.number(state, "device_id", 32) != self.device_id:
+            raise ValueError(f"saved state of virtio device {state['device_id']}")
+        if len(state["queues"]) != len(self.queue_sizes):
+            raise ValueError(f"saved state of {len(state['queues'])} queues")
+        self._reset_registers()
+        self._status = saved.number(state, "status", 8)
+        self._isr = saved.number(state, "isr", 32)
+        self._device_features_sel = saved.number(state, "device_features_sel", 32)
+        self._driver_features_sel = saved.number(state, "driver_features_sel", 32)
+        self._driver_features = saved.number(state, "driver_features", 64)
+        self._queue_sel = saved.number(state, "queue_sel", 32)
+        self.error = str(state["error"])
+        for queue, old in zip(self._queues, state["queues"], strict=True):
+            queue.size = saved.number(old, "size", 32)
+            queue.areas = saved.numbers(old, "areas", 3, 64)
+            if saved.flag(old, "ready"):
+                try:
+                    queue.ring = self._ring(queue)
+                except VirtqueueError as e:
+                    raise ValueError(f"saved queue: {e}") from e
+                queue.ring.seen = saved.number(old, "seen", 16)
+                queue.ring.done = saved.number(old, "done", 16)

@@ -1,0 +1,68 @@
+"""virtio entropy device (virtio 1.2, section 5.4): random bytes on request.
+
+The generator is given from outside: `random.SystemRandom()` for real entropy, a seeded
+`random.Random` where two runs must be the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from emu.devices.virtio_mmio import Virtio
+from emu.devices.virtqueue import Chain
+from emu.ram import Ram
+
+_QUEUE_SIZE = 64
+# Of one request; a driver that wants more asks again (a device may give fewer bytes).
+_REQUEST_SIZE_MAX = 1 << 16  # bytes
+
+
+class VirtioRng(Virtio):
+    """Random bytes from ``generator``."""
+
+    name = "virtio-rng"
+    device_id = 4
+    queue_sizes = (_QUEUE_SIZE,)
+
+    def __init__(
+        self,
+        base: int,
+        ram: Ram,
+        generator: random.Random,
+        on_irq: Callable[[bool], None] = lambda level: None,
+        written: Callable[[int, int], None] = lambda pa, size: None,
+    ) -> None:
+        super().__init__(base, ram, on_irq, written)
+        self._generator = generator
+
+    def serve(self, queue: int, chain: Chain) -> int:
+        done = 0
+        for pa, extent in chain.writable:
+            size = min(extent, _REQUEST_SIZE_MAX - done)
+            if size == 0:
+                break
+            self.ram.write(pa, self._generator.randbytes(size))
+            self.written(pa, size)
+            done += size
+        return done
+
+    def state(self) -> dict[str, Any]:
+        generator = None
+        if not isinstance(self._generator, random.SystemRandom):
+            version, words, gauss = self._generator.getstate()
+            generator = [version, list(words), gauss]
+        return super().state() | {"generator": generator}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        if isinstance(self._generator, random.SystemRandom):
+            return  # real entropy has no state
+        if state["generator"] is None:
+            raise ValueError("saved with real entropy, which cannot be repeated")
+        try:
+            version, words, gauss = state["generator"]
+            self._generator.setstate((version, tuple(words), gauss))
+        except (TypeError, ValueError, OverflowError) as e:
+            raise ValueError(f"saved generator: {e}") from e
