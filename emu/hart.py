@@ -260,6 +260,11 @@ class Hart:
             self.present()
         if level:
             self.wake.set()
+            if threading.get_ident() != self._thread:
+                # The engine clears its request to look, then looks at what is pending, with
+                # no memory barrier between: it may look too early and clear what we asked
+                # for. One interrupt in 500,000 was lost. A moment later that is over.
+                self.access.poke()
 
     def present(self) -> None:
         """Show the engine the one interrupt that comes next.

@@ -168,6 +168,9 @@ class StateAccess(Protocol):
     def present_interrupts(self, mip: int) -> None:
         """Let the hart see these bits of ``mip`` and deliver them by itself."""
 
+    def poke(self) -> None:
+        """Let the engine look at its interrupts once more, see `Hart.set_pending`."""
+
     def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
         """Give this hart's CSR its own behaviour, see `CsrRead` and `CsrWrite`."""
 
@@ -268,6 +271,9 @@ class PublicAccess:
 
     def present_interrupts(self, mip: int) -> None:
         self.words[W.MIP] = mip  # readable by the guest; `emu.hart` delivers
+
+    def poke(self) -> None:
+        pass
 
     def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
         pass  # `missing` says what follows from that
@@ -378,6 +384,9 @@ class InsideAccess:
             # What QEMU's cpu_interrupt does: chained blocks look only at this counter.
             self._interrupt_request.value |= _CPU_INTERRUPT_HARD
             self._icount_high.value = 0xFFFF
+
+    def poke(self) -> None:
+        self._icount_high.value = 0xFFFF
 
     def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
         if read:
