@@ -14,6 +14,7 @@ from collections.abc import Callable
 from emu.board import TIMEBASE_HZ
 
 _NS_PER_TICK = 1_000_000_000 // TIMEBASE_HZ
+_REMIND = 0.001  # seconds
 _WAIT_MAX = 3600.0  # seconds; an alarm further away is looked at again
 
 
@@ -61,6 +62,9 @@ class Clock:
         """
         raise NotImplementedError
 
+    def raised(self) -> None:
+        """Another thread has raised an interrupt: see to it that the hart notices."""
+
     def close(self) -> None:
         """End what the clock has running."""
 
@@ -84,10 +88,16 @@ class Clock:
 
 
 class RealClock(Clock):
-    """The host's monotonic clock, and a thread that sleeps until the next alarm."""
+    """The host's monotonic clock, and a thread that sleeps until the next alarm.
 
-    def __init__(self, lock: threading.RLock | None = None) -> None:
+    ``remind`` is called again and again until it returns False, see `emu.hart.Hart.remind`.
+    """
+
+    def __init__(
+        self, lock: threading.RLock | None = None, remind: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__(lock)
+        self._remind = remind
         self._start = time.monotonic_ns()
         self._changed = threading.Condition(self.lock)
         self._sleeps_until: int | None = None  # ticks; None: until told
@@ -111,11 +121,20 @@ class RealClock(Clock):
             self.ring_due()
             return
         if self._thread is None:
-            self._thread = threading.Thread(target=self._ring, name="clock", daemon=True)
-            self._thread.start()
+            self._start_thread()
         elif self._sleeps_until is None or when < self._sleeps_until:
             # A later alarm needs no waking: the thread finds it at the time it sleeps to.
             self._changed.notify()
+
+    def raised(self) -> None:
+        with self.lock:
+            if self._thread is None and not self._closed:
+                self._start_thread()
+            self._changed.notify()
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._ring, name="clock", daemon=True)
+        self._thread.start()
 
     def _ring(self) -> None:
         with self.lock:
@@ -126,6 +145,8 @@ class RealClock(Clock):
                 if when is not None:
                     seconds = (when - self.now()) * _NS_PER_TICK / 1e9
                     timeout = min(max(seconds, 0), _WAIT_MAX)
+                if self._remind():
+                    timeout = _REMIND if timeout is None else min(timeout, _REMIND)
                 self._changed.wait(timeout)
 
     def idle(self, wake: threading.Event, outside: bool) -> bool:

@@ -260,11 +260,19 @@ class Hart:
             self.present()
         if level:
             self.wake.set()
-            if threading.get_ident() != self._thread:
-                # The engine clears its request to look, then looks at what is pending, with
-                # no memory barrier between: it may look too early and clear what we asked
-                # for. One interrupt in 500,000 was lost. A moment later that is over.
-                self.access.poke()
+
+    def remind(self) -> bool:
+        """Let the engine look again at what is shown to it; False when nothing is.
+
+        For interrupts that another thread raised. The engine clears its request to look and
+        looks, without a barrier between: when the raise falls there it is forgotten, and
+        guest code that never leaves its loop would not be interrupted (one in 300,000 timer
+        ticks was lost). So whoever raises from another thread reminds until it is taken.
+        """
+        if not self._in_place or not self.words[words.MIP]:
+            return False
+        self.access.poke()
+        return True
 
     def present(self) -> None:
         """Show the engine the one interrupt that comes next.

@@ -63,7 +63,7 @@ class Machine:
             self.clock = clock = InstructionClock(self.hart, self.lock)
             self.hart.read_cycles = lambda: clock.executed
         else:
-            self.clock = RealClock(self.lock)
+            self.clock = RealClock(self.lock, self.hart.remind)
         self.hart.read_time = self.clock.now
         self.hart.idle = lambda wake: self.clock.idle(wake, self.has_input)
         self.uart = Uart(board.UART.base, output, poll=poll_input)
@@ -106,13 +106,14 @@ class Machine:
         inside.mmio_map(self.hart.uc, device.base, size, *callbacks)
         self.devices.append(device)
 
-    def set_rom(self, code: bytes, entry: int, device_tree: int = 0) -> None:
+    def set_rom(self, code: bytes, entry: int, device_tree: int = 0, info: bytes = b"") -> None:
         """Put the reset code into the ROM and the hart at its start.
 
-        ``entry``: the PA that it jumps to; ``device_tree``: the PA that it passes in a1.
-        Raises ValueError when it does not fit.
+        ``entry``: the PA that it jumps to; ``device_tree``: the PA that it passes in a1;
+        ``info``: what stands behind the code, whose PA is passed in a2. Raises ValueError
+        when it does not fit.
         """
-        if len(code) > board.ROM.size or len(code) < _ROM_PARAMETERS_SIZE:
+        if len(code) + len(info) > board.ROM.size or len(code) < _ROM_PARAMETERS_SIZE:
             raise ValueError(f"reset code of {len(code)} bytes for a ROM of {board.ROM.size}")
         if self._rom is None:
             self._rom = mmap.mmap(-1, board.ROM.size)
@@ -120,7 +121,8 @@ class Machine:
             perms = ucc.UC_PROT_READ | ucc.UC_PROT_EXEC
             self.hart.uc.mem_map_ptr(board.ROM.base, board.ROM.size, perms, address)
         parameters = entry.to_bytes(8, "little") + device_tree.to_bytes(8, "little")
-        self._rom[: len(code)] = code[:-_ROM_PARAMETERS_SIZE] + parameters
+        contents = code[:-_ROM_PARAMETERS_SIZE] + parameters + info
+        self._rom[: len(contents)] = contents
         self.hart.reset(board.ROM.base)
 
     def set_htif(self, tohost: int, fromhost: int | None = None) -> None:

@@ -2,6 +2,10 @@
 
 What we ship is compiled when the package is built and lies in ``guest/built``; a user's C
 file is compiled when it is run, which needs the extra ``compile``.
+
+A guest is one source file, or a folder of them with a linker script (``*.ld``): that is all
+there is in it then, no runtime is added. ``python -m guest.build FOLDER OUTPUT`` makes the ELF
+of such a folder, a changed copy of ``guest/supervisor/tiny`` for one.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -78,7 +82,8 @@ SUPERVISOR = Kind(
 )
 # The machines by their `--machine` names, for the sources that do not say what they are.
 KIND_OF_MACHINE = {"bare": BARE, "firmware": SUPERVISOR}
-# Folders of sources that are shipped compiled: kind, folder, suffix of the ELF.
+# Folders of sources that are shipped compiled: kind, folder, suffix of the ELF. A folder in
+# one of them is one guest.
 SHIPPED = (
     (PROGRAM, "programs", ".elf"),
     (MODULE, "modules", ".ko"),
@@ -106,12 +111,18 @@ def _zig(*args: str) -> None:
 def compile_object(source: Path, output: Path, flags: tuple[str, ...] = ()) -> None:
     """Compile one C or assembly file. Raises BuildError."""
     language = _C_FLAGS if source.suffix == ".c" else ["-mno-relax"]
-    # A path relative to nothing of this machine: builds in two places are the same.
-    prefix = f"-ffile-prefix-map={source.parent}=."
+    # No path of this machine in the debug information: builds in two places are the same, and
+    # gdb looks for the sources in its `directory`.
+    names = {str(HERE): "guest", str(BUILT): "guest/built", str(source.parent): "."}
+    spec = importlib.util.find_spec("ziglang")
+    if spec is not None and spec.origin is not None:
+        zig = Path(spec.origin).parent  # named from here where it lies below
+        names |= {str(zig): "zig", os.path.relpath(zig): "zig"}
+    places = [f"-ffile-prefix-map={path}={name}" for path, name in names.items()]
     includes = [f"-I{INCLUDE}", f"-I{BUILT / 'include'}", f"-I{RUNTIME}"]
     name = str(source)
     _zig(
-        *("cc", *_TARGET, _CPU, *language, *flags, prefix, *includes),
+        *("cc", *_TARGET, _CPU, *language, *flags, "-fdebug-compilation-dir=.", *places, *includes),
         *("-c", "-o", str(output), f"./{name}" if name.startswith("-") else name),
     )
 
@@ -139,6 +150,21 @@ def build(kind: Kind, sources: list[Path], output: Path, scratch: Path) -> None:
     link(objects, output, kind.link)
 
 
+def build_folder(kind: Kind, folder: Path, output: Path, scratch: Path) -> None:
+    """Make one guest of all C and assembly files in ``folder``, with its own linker script.
+
+    It is meant to be read in a debugger: compiled with -Og. Raises BuildError.
+    """
+    sources = sorted(p for p in folder.iterdir() if p.suffix in SOURCE_SUFFIXES)
+    scripts = sorted(folder.glob("*.ld"))
+    if not sources:
+        raise BuildError(f"{folder}: no C or assembly file in it")
+    if len(scripts) != 1:
+        raise BuildError(f"{folder}: {len(scripts)} linker scripts (*.ld), one is needed")
+    own = replace(kind, runtime=(), compile=(*kind.compile, "-Og"), link=("-T", str(scripts[0])))
+    build(own, sources, output, scratch)
+
+
 def _has_own_start(kind: Kind, sources: list[Path]) -> bool:
     """Whether a program brings its own `_start`, as assembly does."""
     return kind is not MODULE and any(source.suffix in (".S", ".s") for source in sources)
@@ -152,8 +178,13 @@ def kind_of_source(text: str) -> Kind:
 def compile_user_file(source: Path, folder: Path, machine: str | None = None) -> Path:
     """Compile a user's C or assembly file into ``folder`` for a machine; the ELF's path.
 
-    Raises BuildError with the compiler's message.
+    A folder is an S-mode kernel, see `build_folder`. Raises BuildError with the compiler's
+    message.
     """
+    if source.is_dir():
+        output = folder / (source.resolve().name + ".elf")
+        build_folder(SUPERVISOR, source, output, folder)
+        return output
     text = source.read_text(errors="replace")
     kind = KIND_OF_MACHINE.get(machine or "") or kind_of_source(text)
     output = folder / (source.stem + (".ko" if kind is MODULE else ".elf"))
@@ -196,10 +227,32 @@ def build_all() -> None:
         link([head], BUILT / "head.elf", ("-T", str(RUNTIME / "head.ld")))
         for kind, folder, suffix in SHIPPED:
             for source in sorted((HERE / folder).iterdir()):
-                if source.suffix in SOURCE_SUFFIXES:
-                    output = BUILT / folder / (source.stem + suffix)
+                output = BUILT / folder / (source.stem + suffix)
+                if source.is_dir():
+                    build_folder(kind, source, output, scratch)
+                elif source.suffix in SOURCE_SUFFIXES:
                     build(kind, [source], output, scratch)
 
 
+def main(arguments: list[str]) -> int:
+    """No arguments: what the package ships. FOLDER OUTPUT: the S-mode kernel in FOLDER."""
+    if len(arguments) not in (0, 2):
+        print("usage: python -m guest.build [FOLDER OUTPUT]", file=sys.stderr)
+        return 2
+    try:
+        if not arguments:
+            build_all()
+            return 0
+        folder, output = map(Path, arguments)
+        if not folder.is_dir():
+            raise BuildError(f"{folder}: no such folder")
+        with tempfile.TemporaryDirectory(prefix="pagewalk-build-") as name:
+            build_folder(SUPERVISOR, folder, output, Path(name))
+    except (BuildError, OSError) as e:
+        print(f"guest.build: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    build_all()
+    sys.exit(main(sys.argv[1:]))

@@ -16,9 +16,11 @@ from emu.csr import PRIV_NAMES
 from emu.debug.trace import KINDS as TRACE_KINDS
 from emu.paging import MODES, PagingMode
 from emu.stop import StopReason
+from guest.boot_cli import register_boot
 from guest.compare_cli import register as register_compare
 from guest.console import KernelLog, open_missing, poll_input, read_input, write_bytes
 from guest.elf import ElfError
+from guest.fetch_cli import fetch_command
 from guest.proc_cli import (
     append_option,
     boot_config,
@@ -173,6 +175,7 @@ def main() -> None:
     pagewalk tables hello            everything that is mapped
     pagewalk proc slabinfo           Linux's view of the caches (or buddyinfo, meminfo ...)
     pagewalk what 80400000           what an address is: frame, object, table, area
+    pagewalk boot tiny               a supervisor kernel on the whole board (also: linux)
     pagewalk compare fifo            one allocation trace through SLAB, SLUB and SLOB
     """
 
@@ -548,7 +551,8 @@ def list_guests(as_json: bool) -> None:
     rows = []
     for name, path in shipped().items():
         folder = path.parent.name
-        source = next(s for s in sorted((here / folder).glob(f"{name}.*")))
+        places = (here / folder / name / "kernel.c", *sorted((here / folder).glob(f"{name}.*")))
+        source = next(s for s in places if s.is_file())
         rows.append((name, folder, _first_comment(source)))
     if as_json:
         _print_json([{"name": n, "kind": k, "description": d} for n, k, d in rows])
@@ -573,6 +577,8 @@ def _first_comment(source: Path) -> str:
 
 register_proc(main, SizeParameter(), _print_json)
 register_compare(main, SizeParameter(), _print_json)
+register_boot(main, SizeParameter(), _print_json)
+main.add_command(fetch_command)
 
 
 if __name__ == "__main__":

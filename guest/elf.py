@@ -104,21 +104,25 @@ def load(path: Path) -> Elf:
     return parse(data, str(path))
 
 
-def parse(data: bytes, name: str) -> Elf:
-    """Check the bytes of a file. Raises ElfError."""
+def parse(data: bytes, name: str, physical: bool = False) -> Elf:
+    """Check the bytes of a file. Raises ElfError.
+
+    ``physical``: firmware or a kernel, loaded at its PAs. Its entry may be a PA, and it
+    relocates itself: its relocations are not looked at.
+    """
     if not data:
         raise ElfError(f"{name}: an empty file")
     if data[:4] != _MAGIC:
         raise ElfError(f"{name}: not an ELF file")
     try:
-        return _parse(data, name)
+        return _parse(data, name, physical)
     except ElfError:
         raise
     except Exception as e:  # pyelftools raises whatever its parsers stumble over
         raise ElfError(f"{name}: damaged ELF file ({type(e).__name__}: {e})") from e
 
 
-def _parse(data: bytes, name: str) -> Elf:
+def _parse(data: bytes, name: str, physical: bool) -> Elf:
     from elftools.elf.elffile import ELFFile
 
     if len(data) < 64:
@@ -144,7 +148,11 @@ def _parse(data: bytes, name: str) -> Elf:
         raise ElfError(f"{name}: dynamically linked (it names an interpreter): link it statically")
     segments = _segments(data, headers, name)
     entry = file["e_entry"]
-    if not any(s.executable and s.va <= entry < s.end for s in segments):
+    code = [s for s in segments if s.executable]
+    is_in_code = any(s.va <= entry < s.end for s in code)
+    if not is_in_code and physical:
+        is_in_code = any(s.pa <= entry < s.pa + s.memory_size for s in code)
+    if not is_in_code:
         raise ElfError(f"{name}: the entry point {entry:#x} is in no executable segment")
     header_offset, header_size = file["e_phoff"], file["e_phnum"] * file["e_phentsize"]
     header_va = 0
@@ -158,7 +166,7 @@ def _parse(data: bytes, name: str) -> Elf:
         kind == "ET_DYN",
         tuple(segments),
         lambda: _symbols(file, name),
-        tuple(_relocations(file, segments, name)),
+        () if physical else tuple(_relocations(file, segments, name)),
         tuple(_modinfo(file)),
         header_va,
         file["e_phnum"],

@@ -157,7 +157,9 @@ def make_physical(elf: Elf, kind: str, options: Options) -> tuple[Machine, Symbo
     if kind == "firmware":
         load_physical(machine, elf, ram.base + FIRMWARE_SIZE)
         ram.write(ram.base, images.start_code(entry))
-        sbi = Sbi(machine.hart, ram, options.output, _byte_reader(options.poll_input))
+        read_byte = _byte_reader(options.poll_input)
+        changed = machine.hart.code_changed
+        sbi = Sbi(machine.hart, ram, options.output, read_byte, machine.clock, changed)
         machine.hart.handlers[Priv.M.value] = sbi.handle
         entry = ram.base
     else:

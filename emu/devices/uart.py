@@ -32,6 +32,7 @@ _MSR_RING = 0x40
 _TRIGGER_LEVELS = (1, 4, 8, 14)  # bytes, by FCR bits 7-6
 _FIFO_SIZE = 16
 QUEUE_SIZE_MAX = 1 << 16  # bytes
+_LOOKS_OF_ONE_WHO_WAITS = 64  # a driver that sends looks once or twice for each byte
 
 
 class Uart:
@@ -64,6 +65,15 @@ class Uart:
         self._overrun = False
         self._modem_changes = 0  # MSR bits 3-0
         self._line = False
+        self._looks = 0  # at LSR since something was sent
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the guest waits for input: by interrupt, or by looking again and again.
+
+        What arrives before may be lost: a driver clears the FIFO when it opens the port.
+        """
+        return bool(self._ier & _IER_RX) or self._looks >= _LOOKS_OF_ONE_WHO_WAITS
 
     def receive(self, data: bytes) -> int:
         """Bytes arrive from the other end of the line; how many of them were taken.
@@ -124,6 +134,7 @@ class Uart:
 
     def read(self, offset: int, size: int) -> int:
         if offset == _LSR:
+            self._looks += 1
             if not self._fifo:
                 self._ask()
             value = _LSR_THR_EMPTY | _LSR_IDLE | (_LSR_DATA_READY if self._fifo else 0)
@@ -175,6 +186,7 @@ class Uart:
             self._divisor = self._divisor & keep | value << (8 * offset)
             return
         if offset == _RBR_THR:
+            self._looks = 0
             if self._mcr & _MCR_LOOPBACK:
                 self._loop(value)
             else:

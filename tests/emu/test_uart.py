@@ -319,3 +319,19 @@ def test_uart_refuses_a_state_that_is_not_its_own(change: dict[str, object]) -> 
     del state[next(iter(change))]
     with pytest.raises(KeyError):
         Line().uart.restore(state)
+
+
+def test_it_is_known_whether_anybody_listens() -> None:
+    """Interrupts enabled, or a loop that looks at LSR; a driver that sends looks too."""
+    uart = Uart(BASE, lambda data: None)
+    for _ in range(100):
+        uart.read(5, 1)
+        uart.write(0, 1, ord("x"))
+    assert not uart.is_heard
+    for _ in range(64):
+        uart.read(5, 1)
+    assert uart.is_heard
+    uart.write(0, 1, ord("x"))
+    assert not uart.is_heard
+    uart.write(1, 1, 1)
+    assert uart.is_heard

@@ -1,0 +1,167 @@
+"""`pagewalk boot`: firmware, boot loaders and kernels on the whole board.
+
+What the user named is loaded and checked, placed in RAM with its device tree, and the hart
+put where it begins: in S-mode under the SBI that Python answers, or in the reset code that
+goes to real firmware, or to a kernel that wants M-mode for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emu import devicetree
+from emu.board import RAM_SIZE_DEFAULT
+from emu.csr import Priv
+from emu.debug.symbols import Symbols
+from emu.devices.disk_image import DiskImage
+from emu.virt import VirtBoard
+from firmware import images
+from firmware.enter import enter_supervisor
+from firmware.fw_dynamic import fw_dynamic_info
+from firmware.sbi import Sbi
+from guest import kernel_image, user_file
+from guest.kernel_image import KernelImage
+from guest.placement import Initrd, Placement, place
+from guest.runner import UsageError
+
+BIOS_PYTHON, BIOS_NONE = "python", "none"
+_RNG_SEED_SIZE = 32  # bytes, as QEMU gives them
+
+
+@dataclass
+class BootOptions:
+    """What to boot. ``ram_size`` in bytes; ``disks``: (path, "ro" or "cow").
+
+    ``bios``: "python" for the SBI in Python, "none" for a kernel that begins in M-mode, or
+    an image. ``append``: the kernel's command line; None leaves a ``dtb``'s own.
+    ``initrd_data`` is an initrd that is not a file.
+    """
+
+    kernel: Path | None = None
+    bios: str | Path = BIOS_PYTHON
+    initrd: Path | None = None
+    initrd_data: bytes | None = None
+    disks: Sequence[tuple[Path, str]] = ()
+    append: str | None = None
+    dtb: Path | None = None
+    ram_size: int = RAM_SIZE_DEFAULT
+    deterministic: bool = False
+    seed: int = 0
+    access: str = "auto"
+    output: Callable[[bytes], None] = lambda data: None
+    symbols: Path | None = None
+
+
+@dataclass
+class Booted:
+    """A board at its reset, with everything in place."""
+
+    board: VirtBoard
+    placement: Placement
+    symbols: Symbols
+    sbi: Sbi | None = None
+    dtb: bytes = field(default=b"", repr=False)
+
+
+def prepare(options: BootOptions) -> Booted:
+    """Make the board. Raises ValueError (one line for the user), UsageError, NotBuilt."""
+    size = options.ram_size
+    kernel = None if options.kernel is None else kernel_image.load(options.kernel, size)
+    firmware = None
+    if isinstance(options.bios, Path):
+        firmware = kernel_image.load(options.bios, size)
+    elif kernel is None:
+        raise UsageError("nothing to boot: give a KERNEL, or firmware with --bios FILE")
+    initrd = options.initrd_data
+    if options.initrd is not None:
+        initrd = user_file.read(options.initrd, size)
+    blob = None if options.dtb is None else user_file.read(options.dtb, size)
+    disks = [DiskImage(path, mode) for path, mode in options.disks]
+    board = VirtBoard(
+        size, options.output, disks, options.deterministic, options.seed, options.access
+    )
+    try:
+        return _load(board, options, kernel, firmware, initrd, blob)
+    except BaseException:
+        board.close()
+        raise
+
+
+def _load(
+    board: VirtBoard,
+    options: BootOptions,
+    kernel: KernelImage | None,
+    firmware: KernelImage | None,
+    initrd: bytes | None,
+    blob: bytes | None,
+) -> Booted:
+    ram, hart = board.ram, board.hart
+    seed = board.random.randbytes(_RNG_SEED_SIZE)
+    in_m_mode = options.bios != BIOS_PYTHON
+
+    def tree(where: Initrd | None) -> bytes:
+        if blob is not None:
+            return devicetree.extend(blob, options.append, where, (ram.base, ram.size))
+        bootargs = options.append or ""
+        return devicetree.build(ram.base, ram.size, bootargs, where, seed, m_mode=in_m_mode)
+
+    placed = place(ram, kernel, firmware, initrd, tree)
+    sbi = None
+    if not in_m_mode:
+        sbi = Sbi(hart, ram, options.output, _typed(board), board.clock, hart.code_changed)
+        hart.handlers[Priv.M.value] = sbi.handle
+        enter_supervisor(hart, placed.entry, 0, placed.dtb_pa)
+    else:
+        info = fw_dynamic_info(placed.kernel_entry or 0)
+        board.set_rom(images.reset_code(), placed.entry, placed.dtb_pa, info)
+    symbols = Symbols()
+    for image in (kernel, firmware):
+        if image is not None and image.elf is not None:
+            symbols.add_source(_names_of(image))
+    if options.symbols is not None:
+        symbols.add(read_system_map(options.symbols))
+    return Booted(board, placed, symbols, sbi, tree(placed.initrd))
+
+
+def _names_of(image: KernelImage) -> Callable[[], Iterable[tuple[int, int, str]]]:
+    elf = image.elf
+    assert elf is not None
+    return lambda: elf.names
+
+
+def _typed(board: VirtBoard) -> Callable[[], int | None]:
+    """The firmware's way to the console's input: it polls the UART as a driver would."""
+    uart = board.uart
+
+    def read_byte() -> int | None:
+        with board.lock:
+            return uart.read(0, 1) if uart.read(5, 1) & 1 else None
+
+    return read_byte
+
+
+def read_system_map(path: Path) -> list[tuple[int, int, str]]:
+    """The text symbols of a System.map, `nm` output or /proc/kallsyms: ``(va, 0, name)``.
+
+    Raises UsageError for a file that is none of these.
+    """
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as e:
+        raise UsageError(f"{path}: {e.strerror or e}") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            va, kind, name = int(words[0], 16), words[1], words[2]
+        except (ValueError, IndexError):
+            raise UsageError(
+                f"{path}:{number}: not a line of symbols (address, type, name): {line[:60]!r}"
+            ) from None
+        if kind in "tTwW":
+            found.append((va, 0, name))
+    return found

@@ -1,0 +1,312 @@
+"""`pagewalk boot`: the command line of `guest.boot`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emu.stop import Stop, StopReason
+from guest import boot_session
+from guest.boot import BIOS_NONE, BIOS_PYTHON, Booted, BootOptions, prepare
+from guest.console import write_bytes
+from guest.runner import EXIT_WFI, Outcome, UsageError, describe
+from guest.trace_options import TraceRequest, trace_options
+
+RAM_SIZE_DEFAULT = 256 << 20  # bytes
+FETCHED = ("linux", "u-boot")  # kernels of `pagewalk fetch`, by name
+OPENSBI = "opensbi"
+
+
+def find_kernel(name: str, folder: Path) -> Path:
+    """The file for what the user typed; C and assembly, a file or a folder, is compiled.
+
+    What is compiled is put into ``folder``.
+
+    Raises UsageError.
+    """
+    from guest import build, runner
+
+    path = Path(name)
+    shipped = runner.shipped()
+    if path.is_file() or (path.exists() and name not in (*FETCHED, *shipped)):
+        if path.is_dir() or path.suffix in build.SOURCE_SUFFIXES:
+            try:
+                return build.compile_user_file(path, folder, "firmware")
+            except build.BuildError as e:
+                raise UsageError(f"{name}: {e}") from None
+            except OSError as e:
+                raise UsageError(f"{name}: {e.strerror or e}") from None
+        return path
+    if name in FETCHED:
+        found = _fetched()
+        return Path(found.kernel if name == "linux" else found.uboot)
+    if name in shipped:
+        return shipped[name]
+    raise UsageError(
+        f"{name}: no such file; by name there are {', '.join(FETCHED)} (pagewalk fetch) and "
+        "the guests of pagewalk list"
+    )
+
+
+def _fetched() -> Any:
+    from guest.fetch import FetchError, guests
+
+    try:
+        return guests(fetch=False)
+    except FetchError as e:
+        raise UsageError(str(e)) from None
+
+
+class DiskParameter(click.ParamType[tuple[Path, str]]):
+    """FILE, or FILE,ro or FILE,cow."""
+
+    name = "FILE[,ro|,cow]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Path, str]:
+        if isinstance(value, tuple):
+            return value
+        file, comma, mode = value.rpartition(",")
+        if comma and mode in ("ro", "cow"):
+            return Path(file), mode
+        return Path(value), "cow"
+
+
+def register_boot(main: click.Group, size: click.ParamType[int], print_json: Any) -> None:
+    """Add the command to ``main``."""
+
+    @main.command()
+    @click.argument("kernel", required=False)
+    @click.option(
+        "--bios",
+        default=BIOS_PYTHON,
+        show_default=True,
+        metavar="FILE|python|none|opensbi",
+        help="M-mode firmware (gets fw_dynamic info in a2); python: the SBI answered by "
+        "pagewalk; none: KERNEL begins in M-mode; opensbi: the fetched one.",
+    )
+    @click.option(
+        "--initrd", type=click.Path(path_type=Path), metavar="FILE", help="Initial RAM disk."
+    )
+    @click.option(
+        "--disk",
+        "disks",
+        type=DiskParameter(),
+        multiple=True,
+        help="A raw image as virtio block device: cow (default) keeps writes in memory, ro "
+        "refuses them; the file is never written. May be repeated.",
+    )
+    @click.option(
+        "--append",
+        metavar="TEXT",
+        help="The kernel's command line. Default for linux: console=ttyS0.",
+    )
+    @click.option(
+        "--dtb",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Your device tree, extended with --append, --initrd and the RAM there is.",
+    )
+    @click.option(
+        "--dump-dtb",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write the device tree that the guest is given, and end.",
+    )
+    @click.option(
+        "--ram", "ram_size", type=size, default=RAM_SIZE_DEFAULT, show_default="256M", help="RAM."
+    )
+    @click.option(
+        "--deterministic",
+        is_flag=True,
+        help="Time is the guest's own progress: two runs are the same to the bit.",
+    )
+    @click.option(
+        "--seed", type=int, default=0, show_default=True, help="Randomness with --deterministic."
+    )
+    @click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="End the machine after that time, with status 124.",
+    )
+    @click.option(
+        "--symbols",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="System.map, nm output or a guest's /proc/kallsyms: names for traces and faults.",
+    )
+    @click.option(
+        "--gdb",
+        "gdb_port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        help="Wait for gdb (target remote :PORT) before the first instruction; 0 picks a port.",
+    )
+    @click.option(
+        "--load", type=click.Path(path_type=Path), metavar="FILE", help="Go on from a snapshot."
+    )
+    @click.option(
+        "--save",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Save a snapshot at the end (if the machine was stopped), and at Ctrl-A s.",
+    )
+    @click.option(
+        "--core",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write an ELF core for gdb at the end.",
+    )
+    @trace_options
+    @click.option(
+        "--hart",
+        "access",
+        type=click.Choice(["auto", "inside", "public"]),
+        default="auto",
+        help="Way to the hart's state, see pagewalk run.",
+    )
+    @click.option(
+        "--json", "as_json", is_flag=True, help="One JSON object, the console's text in it."
+    )
+    @click.pass_context
+    def boot(ctx: click.Context, /, **given: Any) -> None:
+        """Boot KERNEL on the whole board: QEMU's `virt` with one hart.
+
+        KERNEL is an ELF, a RISC-V Image (gzip too), a raw binary, a C file, the name of a
+        supervisor guest (tiny), or linux or u-boot after `pagewalk fetch`.
+
+        \b
+        pagewalk boot tiny                              our own small kernel
+        pagewalk fetch && pagewalk boot linux           Linux to a shell
+        pagewalk boot linux --bios opensbi              with OpenSBI in M-mode
+        pagewalk boot Image --initrd root.cpio --append "console=ttyS0"
+        pagewalk boot u-boot --bios opensbi --disk disk.img
+        pagewalk boot tiny --gdb 1234                   wait for gdb
+
+        On a terminal every key goes to the guest, Ctrl-C too; Ctrl-A x ends the machine and
+        Ctrl-A h lists more. The exit status is the guest's (finisher, SBI), 128 + signal for
+        a fault that nobody handles, 130 for an interrupted run, 124 when the time is up or
+        nothing can wake the hart, 2 for bad input.
+        """
+        ctx.exit(_boot(print_json=print_json, **given))
+
+
+def _boot(
+    print_json: Callable[[Any], None],
+    kernel: str | None,
+    bios: str,
+    disks: tuple[tuple[Path, str], ...],
+    dump_dtb: Path | None,
+    timeout: float | None,
+    gdb_port: int | None,
+    load: Path | None,
+    save: Path | None,
+    core: Path | None,
+    trace: TraceRequest,
+    as_json: bool,
+    **plain: Any,
+) -> int:
+    console: list[bytes] = []
+    with tempfile.TemporaryDirectory(prefix="pagewalk-") as folder:
+        options = BootOptions(
+            kernel=None if kernel is None else find_kernel(kernel, Path(folder)),
+            disks=disks,
+            output=console.append if as_json else write_bytes,
+            **plain,
+        )
+        options.bios = _find_bios(bios)
+        if kernel == "linux":
+            _complete_linux(options)
+        booted = prepare(options)
+    with contextlib.closing(booted.board):
+        if dump_dtb is not None:
+            dump_dtb.write_bytes(booted.dtb)
+            return 0
+        if load is not None:
+            boot_session.load(booted, load)
+        session = boot_session.Session(booted, save, gdb_port)
+        with trace, _time_limit(booted, timeout) as timed_out:
+            trace.attach(booted.board, booted.symbols)
+            stop = session.run(with_input=not as_json)
+        outcome = describe(kernel or bios, "boot", booted.board.hart, stop, booted.symbols)
+        if timed_out.is_set() and stop.reason is StopReason.INTERRUPTED:
+            outcome.status = EXIT_WFI
+            outcome.notes[:] = [f"{timeout:g} s are over, at {outcome.where}"]
+        elif session.was_ended:
+            outcome.status = 0
+            outcome.notes[:] = [f"ended by Ctrl-A x at {outcome.where}"]
+        if save is not None and stop.reason in (StopReason.INTERRUPTED, StopReason.WFI):
+            session.save()
+        if core is not None:
+            session.write_core(core)
+    _show(outcome, stop, b"".join(console), print_json if as_json else None)
+    return outcome.status
+
+
+def _find_bios(name: str) -> str | Path:
+    if name in (BIOS_PYTHON, BIOS_NONE):
+        return name
+    if name == OPENSBI and not Path(name).exists():
+        return Path(_fetched().opensbi_dynamic)
+    return Path(name)
+
+
+def _complete_linux(options: BootOptions) -> None:
+    """What the fetched kernel needs and the user has not said."""
+    from guest.initramfs import make_initramfs
+
+    if options.initrd is None:
+        options.initrd_data = make_initramfs(_fetched())
+    if options.append is None and options.dtb is None:
+        options.append = "console=ttyS0"
+
+
+@contextlib.contextmanager
+def _time_limit(booted: Booted, seconds: float | None) -> Iterator[threading.Event]:
+    over = threading.Event()
+    if seconds is None:
+        yield over
+        return
+
+    def end() -> None:
+        over.set()
+        booted.board.hart.stop()
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield over
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _show(
+    outcome: Outcome, stop: Stop, console: bytes, print_json: Callable[[Any], None] | None
+) -> None:
+    if print_json is None:
+        if stop.detail and stop.reason is StopReason.EXIT:
+            outcome.notes.append(stop.detail)
+        for text in (*outcome.notes, outcome.explanation):
+            if text:
+                click.echo(f"pagewalk: {text}", err=True)
+        return
+    told = dataclasses.asdict(outcome)
+    trap = told.pop("stop")["trap"]
+    told |= {
+        "exit": told.pop("status"),
+        "reason": stop.reason.value,
+        "detail": stop.detail,
+        "console": console.decode("utf-8", "replace"),
+        "fault": None if trap is None else repr(trap),
+    }
+    print_json(told)
+    sys.stdout.flush()

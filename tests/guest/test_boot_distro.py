@@ -1,0 +1,172 @@
+"""What other people wrote, on our board: OpenSBI, U-Boot and Linux of the distribution.
+
+The sessions, and what each command must answer, are in `guest.sessions`; they pass under
+QEMU too. A guest that cannot be had skips its test and says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from distro import RAM_SIZE, boot_disk_or_skip, guests_or_skip, pattern_disk
+
+from emu.stop import Stop, StopReason
+from guest.boot import BootOptions, Booted, prepare
+from guest.expect import Script, Step
+from guest.fetch import Guests
+from guest.initramfs import make_initramfs
+from guest.sessions import boot_steps, session, uboot_session
+
+CONSOLE = "console=ttyS0 earlycon=sbi"
+SECONDS = 120  # of one run, on a machine that does much else
+
+
+@pytest.fixture(scope="module")
+def guests() -> Guests:
+    return guests_or_skip()
+
+
+@dataclass
+class Run:
+    """A board whose console a script drives."""
+
+    script: Script
+    booted: Booted
+    stop: Stop | None = None
+    console: bytearray = field(default_factory=bytearray)
+    traps: int = 0
+
+    def go(self, until_done: bool = False) -> Stop:
+        board = self.booted.board
+
+        def output(data: bytes) -> None:
+            self.console += data
+            board.uart.receive(self.script.feed(data))
+            if until_done and self.script.done:
+                board.hart.end(Stop(StopReason.LIMIT))
+
+        self.output[0] = output
+        limit = threading.Timer(SECONDS, board.hart.stop)
+        limit.start()
+        self.stop = board.run()
+        limit.cancel()
+        limit.join()
+        return self.stop
+
+    output: list[object] = field(default_factory=list)
+
+    def ram_hash(self) -> str:
+        ram = self.booted.board.ram
+        return hashlib.sha256(ram.array(ram.base, ram.size // 8).data).hexdigest()
+
+
+@contextmanager
+def machine(script: Script, options: BootOptions) -> Iterator[Run]:
+    sink: list[object] = [lambda data: None]
+    options.output = lambda data: sink[0](data)  # type: ignore[operator]
+    options.ram_size = RAM_SIZE
+    booted = prepare(options)
+    with closing(booted.board):
+        yield Run(script, booted, output=sink)
+
+
+def linux(guests: Guests, **more: object) -> BootOptions:
+    words = str(more.pop("append", ""))
+    return BootOptions(
+        guests.kernel,
+        initrd_data=make_initramfs(guests),
+        append=f"{CONSOLE} {words}",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def bios_of(guests: Guests, name: str) -> str | Path:
+    return {"dynamic": guests.opensbi_dynamic, "jump": guests.opensbi_jump}.get(name, name)
+
+
+@pytest.mark.parametrize("bios", ["python", "dynamic"])
+@pytest.mark.parametrize(("words", "mode"), [("no4lvl", 8), ("no5lvl", 9), ("", 10)])
+def test_linux_to_a_shell_and_a_session(
+    guests: Guests, tmp_path: Path, bios: str, words: str, mode: int
+) -> None:
+    """Files, pipes, dd, the disk's md5, modules, Linux's views of its memory, poweroff."""
+    disk = tmp_path / "disk"
+    data = pattern_disk(disk)
+    script = Script(session(guests.version, RAM_SIZE, data, write=True))
+    options = linux(guests, append=words, bios=bios_of(guests, bios), disks=[(disk, "cow")])
+    with machine(script, options) as run:
+        stop = run.go()
+        satp = run.booted.board.hart.satp
+    assert script.passed, script.missing() + "\n".join(script.failures)
+    assert (stop.reason, stop.code) == (StopReason.EXIT, 0), stop
+    assert satp >> 60 == mode
+    assert disk.read_bytes() == data, "the image itself was written"
+
+
+def test_a_read_only_disk(guests: Guests, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    data = pattern_disk(disk)
+    script = Script(session(guests.version, RAM_SIZE, data, write=False))
+    with machine(script, linux(guests, disks=[(disk, "ro")])) as run:
+        run.go()
+    assert script.passed, script.missing() + "\n".join(script.failures)
+
+
+def test_opensbi_fw_jump_goes_on_to_linux(guests: Guests) -> None:
+    script = Script([Step(b"OpenSBI v"), Step(b"Boot HART MEDELEG"), *boot_steps()])
+    with machine(script, linux(guests, bios=guests.opensbi_jump)) as run:
+        run.go(until_done=True)
+    assert script.passed, script.missing()
+
+
+def test_opensbi_as_elf_to_its_banner_and_the_next_stage(guests: Guests) -> None:
+    """fw_dynamic is told of U-Boot, here as an ELF."""
+    script = Script([Step(b"OpenSBI v"), Step(b"Next Mode           : S"), Step(b"U-Boot 20")])
+    options = BootOptions(guests.uboot_elf, bios=guests.opensbi_dynamic_elf)
+    with machine(script, options) as run:
+        run.go(until_done=True)
+    assert script.passed, script.missing()
+
+
+@pytest.mark.parametrize("bios", ["python", "dynamic"])
+def test_uboot_its_commands_and_linux_from_the_disk(
+    guests: Guests, tmp_path: Path, bios: str
+) -> None:
+    disk = tmp_path / "disk"
+    boot_disk_or_skip(disk)
+    then = session(guests.version, RAM_SIZE, disk.read_bytes())
+    script = Script(uboot_session(RAM_SIZE, make_initramfs(guests), then))
+    options = BootOptions(guests.uboot, bios=bios_of(guests, bios), disks=[(disk, "ro")])
+    with machine(script, options) as run:
+        stop = run.go()
+    assert script.passed, script.missing() + "\n".join(script.failures)
+    assert stop.reason is StopReason.EXIT
+
+
+def test_two_deterministic_runs_are_the_same(guests: Guests, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    data = pattern_disk(disk)
+    seen = []
+    for _ in range(2):
+        script = Script(session(guests.version, RAM_SIZE, data, write=True))
+        options = linux(guests, deterministic=True, disks=[(disk, "cow")])
+        with machine(script, options) as run:
+            counts: dict[tuple[int, bool, int], int] = {}
+
+            def count(trap: object, counts: dict[tuple[int, bool, int], int] = counts) -> None:
+                key = (trap.cause, trap.interrupt, trap.priv)  # type: ignore[attr-defined]
+                counts[key] = counts.get(key, 0) + 1
+
+            run.booted.board.hart.trap_listener = count
+            run.go()
+            clock = run.booted.board.clock.now()
+            seen.append((bytes(run.console), counts, run.ram_hash(), clock))
+        assert script.passed, script.missing()
+    assert seen[0][1], "no trap was counted"
+    assert seen[0] == seen[1]
