@@ -1,0 +1,49 @@
+"""The timer (SBI 2.0, chapter 6): an alarm of the board's clock that raises mip.STIP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emu import words as W
+from emu.clock import Clock
+from emu.csr import IRQ_STI
+from emu.hart import Hart
+from firmware.sbi.numbers import SUCCESS, Extension
+
+_NEVER = (1 << 64) - 1
+
+
+class Timer:
+    """The supervisor timer of ``hart``."""
+
+    def __init__(self, hart: Hart, clock: Clock) -> None:
+        self._hart = hart
+        self._clock = clock
+        self._alarm = clock.alarm(lambda: hart.set_pending(IRQ_STI, True))
+
+    def extension(self) -> Extension:
+        return {0: self._set_timer}
+
+    def set(self, when: int) -> None:
+        """Clear STIP, and raise it at ``when`` (ticks; at once if that has passed).
+
+        All ones is never.
+        """
+        # Under the clock's lock: an alarm that rang between the two would leave STIP of
+        # the timer that is gone.
+        with self._clock.lock:
+            if self._hart.pending >> IRQ_STI & 1:
+                self._hart.set_pending(IRQ_STI, False)
+            self._alarm.set(None if when == _NEVER else when)
+
+    def _set_timer(self) -> tuple[int, int]:
+        self.set(self._hart.words[W.A0])
+        return SUCCESS, 0
+
+    def state(self) -> dict[str, Any]:
+        """What a snapshot must keep: when STIP is due (ticks), or None."""
+        return {"when": self._alarm.when}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` described. STIP itself is the hart's to restore."""
+        self._alarm.set(state["when"])
