@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import unicorn.unicorn_const as ucc
 from unicorn.unicorn_py3.unicorn import Uc, UcError
@@ -86,13 +86,19 @@ class Hart:
         self._thread = 0
         self._stop: Stop | None = None
         self._error: BaseException | None = None
-        self._hole: tuple[int, int, bytes] | None = None  # cause, PA, state at the access
+        self._undone: tuple[bytes, Callable[[], Stop | None]] | None = None  # see undo
+        self.breakpoints: frozenset[int] = frozenset()  # VA, see set_breakpoints
+        # Set by a debugger that steps: as if no interrupt were pending.
+        self.interrupts_held = False
         self._stop_asked = False
         self._restart = False
         self._entered: Trap | None = None  # the last trap that guest code was entered for
         self._tasks: list[Callable[[], Stop | None]] = []
         self._stepping_over = False
         self._rerun_to: int | None = None  # VA, see _exception
+        # A run for a count takes interrupts between instructions. The engine would look in
+        # the middle of one as well, behind its device access, and run it twice.
+        self._stepping = False
         self._counted = False  # the translated code obeys a count
         self._in_place = self.access.in_place
         self.coherence: Coherence | None = None  # None: whoever changes code says so himself
@@ -284,12 +290,13 @@ class Hart:
         """
         with self.pending_lock:
             choice = trap.choose_interrupt(self.words, self.pending)
-            if choice is None:
+            if choice is None or self.interrupts_held or self._stepping:
                 self.access.present_interrupts(0)
             elif self.handlers[choice[1]] is not None or not self._in_place:
                 # Python takes it: stop the hart where it is enabled, see _take_interrupts.
                 self.access.present_interrupts(0)
-                if self.running and trap.is_enabled(self.words, choice[1]):
+                # On the public way the words are those of the last stop: look anew.
+                if self.running and (not self._in_place or trap.is_enabled(self.words, choice[1])):
                     inside.emu_stop(self.uc)
             else:
                 self.access.present_interrupts(1 << choice[0])
@@ -297,11 +304,11 @@ class Hart:
     def _take_interrupts(self) -> None:
         """Take what is pending and enabled and not delivered by the engine itself."""
         w = self.words
-        while self._stop is None and not self._stop_asked:
+        while self._stop is None and not self._stop_asked and not self.interrupts_held:
             choice = trap.choose_interrupt(w, self.pending)
             if choice is None or not trap.is_enabled(w, choice[1]):
                 return
-            if self.handlers[choice[1]] is None and self._in_place:
+            if self.handlers[choice[1]] is None and self._in_place and not self._stepping:
                 return
             self._dispatch(Trap(choice[0], w[words.PC], 0, w[words.PRIV], choice[1], True))
 
@@ -356,6 +363,9 @@ class Hart:
             try:
                 if not in_place:
                     access.load()
+                if self._undone is not None:
+                    inside.emu_stop(self.uc)
+                    return
                 pc = w[pc_word] - 4  # always 4, also behind a 2-byte instruction
                 if pc < 0:
                     pc += 1 << 64
@@ -377,10 +387,8 @@ class Hart:
                             self.end(stop)
                         if self.pending:  # the handler may have changed what is enabled
                             self.present()
-                elif self._hole is None:
+                else:
                     self._exception(number, pc)
-                else:  # the state was poisoned at an access to a hole, see _on_hole
-                    inside.emu_stop(self.uc)
                 if not in_place:
                     access.store()
             except BaseException as e:  # nothing may pass through the engine's C frames
@@ -391,6 +399,10 @@ class Hart:
     def _on_insn_invalid(self, _uc: int, _data: int) -> bool:
         """`ebreak`, which the engine reports this way, with pc still on it."""
         try:
+            if self._undone is not None:
+                self._restart = True
+                inside.emu_stop(self.uc)
+                return True
             self.access.load()
             pc = self.words[words.PC]
             bits = self.fetch(pc)
@@ -406,33 +418,42 @@ class Hart:
         return True
 
     def _on_hole(self, _uc: int, kind: int, pa: int, _size: int, _value: int, _data: int) -> bool:
-        """An access to physical memory that is not there, or may not be accessed so.
-
-        Here pc is exact. Behind a store the engine would go on to the end of the block, and
-        what it stored on the way would stay. So the state is taken now, and the machine is
-        poisoned: translation through a root table that is not RAM stops each further access.
-        """
+        """An access to physical memory that is not there, or may not be accessed so."""
         try:
-            if self._hole is not None:
-                return False
-            self.access.load()
-            w = self.words
-            self._hole = (_NUMBER_TO_CAUSE_ON_HOLE[kind], pa, bytes(w))
-            if self._in_place:
-                w[words.SATP] = 8 << 60
-                w[words.MSTATUS] = w[words.MSTATUS] & ~CSR.MSTATUS_MPP | CSR.MSTATUS_MPRV
-                self.access.flush_tlb()
+            cause = _NUMBER_TO_CAUSE_ON_HOLE[kind]
+            self.undo(lambda: self._deliver_hole(cause, pa))
         except BaseException as e:
             self.fail(e)
         return False
 
-    def _deliver_hole(self) -> None:
-        """Take the access fault that `_on_hole` found, in the state that it saved."""
-        assert self._hole is not None
-        cause, pa, state = self._hole
-        self._hole = None
+    def undo(self, task: Callable[[], Stop | None]) -> None:
+        """From a memory hook: nothing of the instruction at pc is to have happened.
+
+        In the hook pc and registers are exact. Behind it the engine goes on to the end of
+        the block, so the state is taken now, loads and stores are denied, and system
+        instructions are not allowed. Then ``task`` is called in the state of now, outside
+        of the engine; a Stop that it returns ends the run. The first of a block counts.
+        """
+        if self._undone is not None:
+            return
+        self.access.load()
+        self._undone = bytes(self.words), task
+        self.access.deny_memory(True)
+        if self._in_place:
+            self.words[words.PRIV] = Priv.U
+        inside.emu_stop(self.uc)
+
+    def _redo(self) -> Stop | None:
+        """Back to the state that `undo` saved, and its task."""
+        assert self._undone is not None
+        (state, task), self._undone = self._undone, None
         self.words.cast("B")[:] = state
-        self.access.flush_tlb()
+        stop = task()
+        self.access.store()
+        return stop
+
+    def _deliver_hole(self, cause: int, pa: int) -> None:
+        """Take the access fault that `_on_hole` found."""
         w = self.words
         pc = w[words.PC]
         if cause == Cause.INSTRUCTION_ACCESS_FAULT:
@@ -443,7 +464,6 @@ class Hart:
         else:
             tval = self._data_address(pc, pa)
         self._exception(cause, pc, tval)
-        self.access.store()
 
     def _data_address(self, pc: int, pa: int) -> int:
         """The VA of the data access at ``pc`` that touched ``pa``."""
@@ -466,6 +486,10 @@ class Hart:
             tval = pc
         elif cause in (Cause.INSTRUCTION_PAGE_FAULT, Cause.INSTRUCTION_ACCESS_FAULT):
             if tval < pc & -PAGE_SIZE:
+                if pc in self.breakpoints:  # translating an exit looks there, too
+                    w[words.PC] = pc
+                    self.end(Stop(StopReason.BREAKPOINT))
+                    return
                 # A 16-bit illegal instruction at the start of a page, behind one that
                 # is not mapped: the engine blames that page.
                 cause, tval = Cause.ILLEGAL_INSTRUCTION, self.fetch(pc) or 0
@@ -527,6 +551,15 @@ class Hart:
         self._stop = stop
         inside.emu_stop(self.uc)
 
+    def set_breakpoints(self, addresses: Iterable[int]) -> None:
+        """End a run with BREAKPOINT before the instruction at each of these VAs, in any
+        address space and at any privilege, also when the run begins there."""
+        wanted = frozenset(addresses)
+        if wanted != self.breakpoints:
+            self.breakpoints = wanted
+            self.uc.ctl_set_exits([*wanted])
+            self.access.flush_code()  # exits are looked at when code is translated
+
     def run(self, count: int = 0) -> Stop:
         """Run until something ends it, or for ``count`` instructions.
 
@@ -537,11 +570,12 @@ class Hart:
         self._stop = None
         self._stop_asked = False
         self._thread = threading.get_ident()
+        self._stepping = count > 0
         self.running = True
         try:
             return self._run(count)
         finally:
-            self.running = False
+            self.running = self._stepping = False
 
     def _run(self, count: int) -> Stop:
         w = self.words
@@ -565,19 +599,22 @@ class Hart:
             step = count > 0 or self._must_step()
             rerun_to, self._rerun_to = self._rerun_to, None
             if rerun_to is not None:
-                self.uc.ctl_set_exits([rerun_to])
+                self.uc.ctl_set_exits([rerun_to, *self.breakpoints])
             status = self._start(pc, 1 if step else 0)
+            self.access.deny_memory(False)
             self.access.load()
             if self._rerun_to is None:
                 left -= 1
             if rerun_to is not None:
-                self.uc.ctl_set_exits([])
+                self.uc.ctl_set_exits([*self.breakpoints])
             if self._error is not None:
                 error, self._error = self._error, None
-                self._hole = None
+                self._undone = None
                 raise error
-            if self._hole is not None:
-                self._deliver_hole()
+            if self._undone is not None:
+                self._stop = self._redo() or self._stop
+                if self._stop is not None:
+                    return self._finish(self._stop)
                 continue
             if self._tasks and not self._in_place:
                 self._step_over(w[words.PC])
@@ -585,16 +622,23 @@ class Hart:
                 self._stop = self._tasks.pop(0)()
                 self._restart = True
             if self._stop is not None:
-                return self._finish(self._stop)
+                if self._stop.reason is not StopReason.WFI or not self._wait():
+                    return self._finish(self._stop)
+                self._stop = None  # a handler had the hart wait, as `wfi` does; it has
+                continue
             if self._stop_asked:
                 return self._finish(Stop(StopReason.INTERRUPTED))
             if self._restart or self._rerun_to is not None:
                 self._restart = False
                 continue
+            if w[words.PC] in self.breakpoints:
+                return self._finish(Stop(StopReason.BREAKPOINT))
             if status != ucc.UC_ERR_OK:
                 text = UcError(status)
                 raise HartError(f"{text} at pc={w[words.PC]:#x}")
             if rerun_to == w[words.PC] or (step and w[words.PC] != pc + 4):
+                continue
+            if self.interrupts_held:  # a `wfi` that is stepped over does not wait
                 continue
             if self._at_wfi() and not self._wait():
                 return self._finish(Stop(StopReason.WFI))

@@ -35,6 +35,7 @@ _UC_CPU = 0x1B8  # uc_struct.cpu: the CPUState
 _UC_CONTEXT_SIZE = 2016  # uc_struct.cpu_context_size ...
 _M64 = (1 << 64) - 1
 _CONTEXT_SIZE = 0x5F8  # ... and what it must read
+_UC_MEMORY_MAPPING = 0x120  # uc_struct.memory_mapping: the region of a PA, or NULL
 _UC_NO_EXIT_REQUEST = 2034
 _UC_INIT_DONE = 2035
 _CPU_ENV = 0x128  # CPUState.env_ptr
@@ -43,6 +44,15 @@ _CPU_ICOUNT_HIGH = 36098
 _HOOK_BEGIN, _HOOK_CALLBACK = 24, 40  # struct hook: begin and end, callback
 _CONTEXT_WORDS = 40  # uc_context: where the same words stand
 _CPU_INTERRUPT_HARD = 2
+
+# CSRs that are in no word, and that the public interface knows as registers.
+_CSR_REGISTERS = {
+    0x003: rc.UC_RISCV_REG_FCSR,
+    0x106: rc.UC_RISCV_REG_SCOUNTEREN,
+    0x140: rc.UC_RISCV_REG_SSCRATCH,
+    0x306: rc.UC_RISCV_REG_MCOUNTEREN,
+    0x340: rc.UC_RISCV_REG_MSCRATCH,
+}
 
 _lib = uclib
 
@@ -55,6 +65,8 @@ BLOCK_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint32, C.c_void_p)
 EDGE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p)
 MMIO_READ_CB = C.CFUNCTYPE(C.c_uint64, C.c_void_p, C.c_uint64, C.c_uint, C.c_void_p)
 MMIO_WRITE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint, C.c_uint64, C.c_void_p)
+
+_MEMORY_MAPPING = C.CFUNCTYPE(C.c_void_p, C.c_void_p, C.c_uint64)
 
 _CSR_PREDICATE = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int)
 _CSR_READ = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int, C.POINTER(C.c_uint64))
@@ -100,6 +112,11 @@ def hook(
     if status:
         raise UcError(status)
     return handle.value
+
+
+def unhook(uc: Uc, handle: int) -> None:
+    """Take a hook away. Code that was translated with it goes on asking for hooks."""
+    _lib.uc_hook_del(uc._uch, C.c_size_t(handle))
 
 
 def grow_hook(handle: int, callback: Any, first: int, last: int) -> None:
@@ -164,6 +181,9 @@ class StateAccess(Protocol):
 
         A count is looked at in code that was translated for it, so all is dropped.
         """
+
+    def deny_memory(self, on: bool) -> None:
+        """While on, no load or store takes place: what is left of a block stays undone."""
 
     def present_interrupts(self, mip: int) -> None:
         """Let the hart see these bits of ``mip`` and deliver them by itself."""
@@ -242,6 +262,7 @@ class PublicAccess:
         "mcycle and minstret are read-only, there is no tselect",
         "rdtime is an illegal instruction",
         "mip as the guest reads it does not show what devices have pending",
+        "a snapshot does not hold the PMP registers, mcycle and minstret",
         "a stop from outside can make an AMO or a device access run twice",
     )
 
@@ -269,6 +290,9 @@ class PublicAccess:
     def obey_count(self, on: bool) -> None:
         self.flush_code()
 
+    def deny_memory(self, on: bool) -> None:
+        pass  # here the engine stops behind the access itself
+
     def present_interrupts(self, mip: int) -> None:
         self.words[W.MIP] = mip  # readable by the guest; `emu.hart` delivers
 
@@ -288,7 +312,21 @@ class PublicAccess:
         self.flush_code()
 
     def csr(self, csr: int, value: int | None = None) -> int | None:
-        return None
+        register = _CSR_REGISTERS.get(csr)
+        if register is None:
+            return None
+        w = self.words
+        before = w[W.PRIV], w[W.MSTATUS]
+        # At a lower privilege, or of an FPU that is off, the engine silently gives nothing.
+        w[W.PRIV], w[W.MSTATUS] = 3, w[W.MSTATUS] | 3 << 13
+        self.store()
+        old = int(self._uc.reg_read(register))
+        if value is not None:
+            self._uc.reg_write(register, value)
+        self.load()
+        w[W.PRIV], w[W.MSTATUS] = before
+        self.store()
+        return old
 
 
 class InsideAccess:
@@ -314,6 +352,7 @@ class InsideAccess:
             self._csrrw = _lib.riscv_csrrw_debug_riscv64
             self._get_ops = _lib.riscv_get_csr_ops_riscv64
             self._set_ops = _lib.riscv_set_csr_ops_riscv64
+            find_mapping = C.cast(_lib.find_memory_mapping_riscv64, C.c_void_p).value or 0
         except AttributeError as e:
             raise InsideError(f"libunicorn does not export {e}") from e
         handle = uc._uch.value or 0
@@ -324,6 +363,10 @@ class InsideAccess:
         _check_words(uc, self.words, lambda: None)
         self._check_exit_request(handle)
         self._check_interrupt_request()
+        if _peek(handle + _UC_MEMORY_MAPPING, 8) != find_mapping:
+            raise InsideError("uc_struct.memory_mapping is not where it should be")
+        self._memory_mapping = C.c_uint64.from_address(handle + _UC_MEMORY_MAPPING)
+        self._mapping = find_mapping, C.cast(_no_mapping, C.c_void_p).value or 0
         self._cs = C.c_void_p(self._cpu)
         # With it, only the start of a block asks for exits: no AMO or device access is
         # cut in two and run twice, and loads and stores lose a helper call.
@@ -378,6 +421,10 @@ class InsideAccess:
         self._no_exit_request.value = 0 if on else 1
         self.flush_code()
 
+    def deny_memory(self, on: bool) -> None:
+        # Each access looks its region up and, without one, is not performed.
+        self._memory_mapping.value = self._mapping[on]
+
     def present_interrupts(self, mip: int) -> None:
         self._update_mip(self._cs, C.c_uint32(0xFFFF_FFFF), C.c_uint32(mip))
         if mip:
@@ -424,6 +471,9 @@ class InsideAccess:
             C.c_uint64(mask),
         )
         return None if status else old.value
+
+
+_no_mapping = _MEMORY_MAPPING(lambda _uc, _pa: None)
 
 
 def _raise(error: BaseException) -> None:

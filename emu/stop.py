@@ -16,6 +16,7 @@ class StopReason(Enum):
     FAULT = "fault"  # a trap that nobody handles
     INTERRUPTED = "interrupted"  # the user, or another thread, stopped the hart
     WFI = "wfi"  # the hart waits for an interrupt that nothing can raise
+    BREAKPOINT = "breakpoint"  # a debugger's: before the instruction at pc
     LIMIT = "limit"  # the number of instructions asked for has been executed
 
 

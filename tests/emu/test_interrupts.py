@@ -327,3 +327,54 @@ def test_the_guest_reads_what_is_pending(bench: Bench) -> None:
     else:
         assert bench.reg("s1") == 0
         assert any(text.startswith("mip as the guest") for text in bench.hart.access.missing)
+
+
+STORE_RAISES = batch(
+    """
+    .balign 4
+    raises_vector:
+    addi s2, s2, 1
+    sb zero, 1(a1)
+    mret
+    .balign 4
+    raises_main:
+    csrsi mstatus, 8
+    1: addi s1, s1, 1
+    sb zero, (a1)
+    j 1b
+    """
+)
+
+
+@pytest.mark.parametrize("count", [0, 1000])
+def test_a_store_that_raises_an_interrupt_is_done_once(inside: Bench, count: int) -> None:
+    """Counted runs, too: one instruction after the other, and interrupts between them."""
+    hart, writes = inside.hart, [0, 0]
+
+    class Raises:
+        name, base, size = "raises", 0x1000_1000, 0x100
+
+        def read(self, offset: int, size: int) -> int:
+            return 0
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            writes[offset] += 1
+            hart.set_pending(MTI, offset == 0)
+            if writes[0] == 100 and not count:
+                hart.end(Stop(StopReason.EXIT))
+
+        def state(self) -> dict[str, object]:
+            return {}
+
+        def restore(self, state: dict[str, object]) -> None:
+            pass
+
+    inside.machine.attach(Raises())
+    inside.load(STORE_RAISES)
+    inside.w[words.MTVEC] = CODE + STORE_RAISES.offset("raises_vector")
+    inside.w[words.MIE] = 1 << MTI
+    inside.start(pc=CODE + STORE_RAISES.offset("raises_main"), a1=0x1000_1000)
+    inside.machine.run(count)
+    assert writes[0] - inside.reg("s1") in (0, -1)
+    assert writes[0] - inside.reg("s2") in (0, 1)
+    assert writes[0] > 90

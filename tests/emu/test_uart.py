@@ -323,7 +323,7 @@ def test_uart_refuses_a_state_that_is_not_its_own(change: dict[str, object]) -> 
 
 def test_it_is_known_whether_anybody_listens() -> None:
     """Interrupts enabled, or a loop that looks at LSR; a driver that sends looks too."""
-    uart = Uart(BASE, lambda data: None)
+    uart = Uart(0, lambda data: None)
     for _ in range(100):
         uart.read(5, 1)
         uart.write(0, 1, ord("x"))
