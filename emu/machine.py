@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import threading
 from collections.abc import Callable
+from time import perf_counter_ns
 from typing import Any
 
 import unicorn.unicorn_const as ucc
@@ -30,8 +31,9 @@ from emu.stop import Stop
 # to give in a1 (the device tree's PA).
 _ROM_PARAMETERS_SIZE = 16
 
-# Told of each access to a device: the device, whether it is a write, offset, size, value.
-DeviceListener = Callable[[Device, bool, int, int, int], None]
+# Told of each access to a device, when it is over: the device, whether it is a write, offset,
+# size, value, and when it began (time.perf_counter_ns).
+DeviceListener = Callable[[Device, bool, int, int, int, int], None]
 
 
 class Machine:
@@ -81,10 +83,12 @@ class Machine:
 
         def read(_uc: int, offset: int, size: int, _data: int) -> int:
             try:
+                listener = machine.device_listener
+                began = 0 if listener is None else perf_counter_ns()
                 with lock:
                     value = device_read(offset, size) if offset < extent else 0
-                if machine.device_listener is not None:
-                    machine.device_listener(device, False, offset, size, value)
+                if listener is not None:
+                    listener(device, False, offset, size, value, began)
                 return value
             except BaseException as e:  # nothing may pass through the engine's C frames
                 fail(e)
@@ -92,11 +96,13 @@ class Machine:
 
         def write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
-                if machine.device_listener is not None:
-                    machine.device_listener(device, True, offset, size, value)
+                listener = machine.device_listener
+                began = 0 if listener is None else perf_counter_ns()
                 if offset < extent:
                     with lock:
                         device_write(offset, size, value)
+                if listener is not None:
+                    listener(device, True, offset, size, value, began)
             except BaseException as e:
                 fail(e)
 

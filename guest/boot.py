@@ -14,6 +14,7 @@ from pathlib import Path
 from emu import devicetree
 from emu.board import RAM_SIZE_DEFAULT
 from emu.csr import Priv
+from emu.debug import snapshot
 from emu.debug.symbols import Symbols
 from emu.devices.disk_image import DiskImage
 from emu.virt import VirtBoard
@@ -28,6 +29,7 @@ from guest.runner import UsageError
 
 BIOS_PYTHON, BIOS_NONE = "python", "none"
 _RNG_SEED_SIZE = 32  # bytes, as QEMU gives them
+_SYSTEM_MAP_SIZE_MAX = 256 << 20  # bytes; Debian's has 6 MiB
 
 
 @dataclass
@@ -59,10 +61,14 @@ class Booted:
     """A board at its reset, with everything in place."""
 
     board: VirtBoard
-    placement: Placement
+    placement: Placement | None  # None: from a snapshot
     symbols: Symbols
     sbi: Sbi | None = None
     dtb: bytes = field(default=b"", repr=False)
+
+    def parts(self) -> dict[str, snapshot.Part]:
+        """What a snapshot keeps beside the board."""
+        return {} if self.sbi is None else {"sbi": self.sbi}
 
 
 def prepare(options: BootOptions) -> Booted:
@@ -110,19 +116,54 @@ def _load(
     placed = place(ram, kernel, firmware, initrd, tree)
     sbi = None
     if not in_m_mode:
-        sbi = Sbi(hart, ram, options.output, _typed(board), board.clock, hart.code_changed)
-        hart.handlers[Priv.M.value] = sbi.handle
+        sbi = _hold_m(board, options)
         enter_supervisor(hart, placed.entry, 0, placed.dtb_pa)
     else:
         info = fw_dynamic_info(placed.kernel_entry or 0)
         board.set_rom(images.reset_code(), placed.entry, placed.dtb_pa, info)
+    symbols = _symbols(options)
+    for image, entry in ((kernel, placed.kernel_entry), (firmware, placed.entry)):
+        if image is not None and image.elf is not None and entry is not None:
+            # A position-independent one stands elsewhere than it says.
+            bias = entry - image.entry - (image.start or 0) if image.is_movable else 0
+            symbols.add_source(_names_of(image), bias)
+    return Booted(board, placed, symbols, sbi, tree(placed.initrd))
+
+
+def resume(options: BootOptions, path: Path) -> Booted:
+    """The board that the snapshot at ``path`` was taken of, with ``options``'s disks.
+
+    RAM size, clock and who holds M are the snapshot's. Raises ValueError (one line),
+    UsageError.
+    """
+    found = snapshot.summary(path)
+    disks = [DiskImage(path, mode) for path, mode in options.disks]
+    board = VirtBoard(
+        found.ram_size, options.output, disks, found.deterministic, options.seed, options.access
+    )
+    try:
+        sbi = _hold_m(board, options) if Priv.M.value in found.levels else None
+        booted = Booted(board, None, _symbols(options), sbi)
+        snapshot.load(board, path, parts=booted.parts())
+        return booted
+    except BaseException:
+        board.close()
+        raise
+
+
+def _hold_m(board: VirtBoard, options: BootOptions) -> Sbi:
+    hart = board.hart
+    typed = _typed(board)
+    sbi = Sbi(hart, board.ram, options.output, typed, board.clock, hart.code_changed)
+    hart.handlers[Priv.M.value] = sbi.handle
+    return sbi
+
+
+def _symbols(options: BootOptions) -> Symbols:
     symbols = Symbols()
-    for image in (kernel, firmware):
-        if image is not None and image.elf is not None:
-            symbols.add_source(_names_of(image))
     if options.symbols is not None:
         symbols.add(read_system_map(options.symbols))
-    return Booted(board, placed, symbols, sbi, tree(placed.initrd))
+    return symbols
 
 
 def _names_of(image: KernelImage) -> Callable[[], Iterable[tuple[int, int, str]]]:
@@ -145,12 +186,10 @@ def _typed(board: VirtBoard) -> Callable[[], int | None]:
 def read_system_map(path: Path) -> list[tuple[int, int, str]]:
     """The text symbols of a System.map, `nm` output or /proc/kallsyms: ``(va, 0, name)``.
 
-    Raises UsageError for a file that is none of these.
+    Raises UsageError for a file that is none of these, UserFileError for one that cannot be
+    read.
     """
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError as e:
-        raise UsageError(f"{path}: {e.strerror or e}") from None
+    lines = user_file.read(path, _SYSTEM_MAP_SIZE_MAX).decode(errors="replace").splitlines()
     found = []
     for number, line in enumerate(lines, 1):
         words = line.split()

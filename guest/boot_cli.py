@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import click
 
 from emu.stop import Stop, StopReason
 from guest import boot_session
-from guest.boot import BIOS_NONE, BIOS_PYTHON, Booted, BootOptions, prepare
+from guest.boot import BIOS_NONE, BIOS_PYTHON, Booted, BootOptions, prepare, resume
 from guest.console import write_bytes
 from guest.runner import EXIT_WFI, Outcome, UsageError, describe
 from guest.trace_options import TraceRequest, trace_options
@@ -34,6 +35,8 @@ def find_kernel(name: str, folder: Path) -> Path:
     """
     from guest import build, runner
 
+    if not name:
+        raise UsageError("the kernel's name is empty")
     path = Path(name)
     shipped = runner.shipped()
     if path.is_file() or (path.exists() and name not in (*FETCHED, *shipped)):
@@ -50,8 +53,10 @@ def find_kernel(name: str, folder: Path) -> Path:
         return Path(found.kernel if name == "linux" else found.uboot)
     if name in shipped:
         return shipped[name]
+    near = get_close_matches(name, (*FETCHED, *shipped), 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
     raise UsageError(
-        f"{name}: no such file; by name there are {', '.join(FETCHED)} (pagewalk fetch) and "
+        f"{name}: no such file{hint}; by name there are {', '.join(FETCHED)} (pagewalk fetch) and "
         "the guests of pagewalk list"
     )
 
@@ -151,7 +156,10 @@ def register_boot(main: click.Group, size: click.ParamType[int], print_json: Any
         help="Wait for gdb (target remote :PORT) before the first instruction; 0 picks a port.",
     )
     @click.option(
-        "--load", type=click.Path(path_type=Path), metavar="FILE", help="Go on from a snapshot."
+        "--load",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Go on from a snapshot: no KERNEL, but the same --disk options.",
     )
     @click.option(
         "--save",
@@ -225,18 +233,22 @@ def _boot(
         options.bios = _find_bios(bios)
         if kernel == "linux":
             _complete_linux(options)
-        booted = prepare(options)
+        if load is not None:
+            _refuse_beside_load(kernel, plain)
+            booted = resume(options, load)
+        else:
+            booted = prepare(options)
     with contextlib.closing(booted.board):
         if dump_dtb is not None:
             dump_dtb.write_bytes(booted.dtb)
             return 0
-        if load is not None:
-            boot_session.load(booted, load)
         session = boot_session.Session(booted, save, gdb_port)
         with trace, _time_limit(booted, timeout) as timed_out:
             trace.attach(booted.board, booted.symbols)
             stop = session.run(with_input=not as_json)
-        outcome = describe(kernel or bios, "boot", booted.board.hart, stop, booted.symbols)
+        outcome = describe(
+            kernel or str(load or bios), "boot", booted.board.hart, stop, booted.symbols
+        )
         if timed_out.is_set() and stop.reason is StopReason.INTERRUPTED:
             outcome.status = EXIT_WFI
             outcome.notes[:] = [f"{timeout:g} s are over, at {outcome.where}"]
@@ -249,6 +261,13 @@ def _boot(
             session.write_core(core)
     _show(outcome, stop, b"".join(console), print_json if as_json else None)
     return outcome.status
+
+
+def _refuse_beside_load(kernel: str | None, plain: dict[str, Any]) -> None:
+    given = {"KERNEL": kernel} | {f"--{name}": plain[name] for name in ("initrd", "append", "dtb")}
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--load goes on from a snapshot; {name} has no place in it")
 
 
 def _find_bios(name: str) -> str | Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emu.csr import PRIV_NAMES
 from emu.debug import core, snapshot
+from emu.debug.gdb import GdbServer
 from emu.stop import Stop, StopReason
 from guest import terminal
 from guest.boot import Booted
@@ -25,6 +26,7 @@ class Session:
         self._save_path = save_path
         self._gdb_port = gdb_port
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._stop = booted.board.hart.stop
         self.was_ended = False  # by the user's Ctrl-A x
 
     def run(self, with_input: bool) -> Stop:
@@ -68,7 +70,7 @@ class Session:
         """Ctrl-A and ``letter`` was typed; called from the terminal's thread."""
         if letter in "xws":
             self._commands.put(letter)
-            self._board.hart.stop()
+            self._stop()
         else:
             for line in terminal.HELP:
                 terminal.say(line)
@@ -97,7 +99,7 @@ class Session:
         """Write the snapshot. Raises UsageError."""
         assert self._save_path is not None
         try:
-            snapshot.save(self._board, self._save_path, parts=_parts(self._booted))
+            snapshot.save(self._board, self._save_path, parts=self._booted.parts())
         except snapshot.SnapshotError as e:
             raise UsageError(str(e)) from None
         terminal.say(f"saved to {self._save_path}")
@@ -110,16 +112,12 @@ class Session:
             raise UsageError(str(e)) from None
 
     def _serve_gdb(self, port: int) -> Stop:
-        raise NotImplementedError
-
-
-def _parts(booted: Booted) -> dict[str, snapshot.Part]:
-    return {} if booted.sbi is None else {"sbi": booted.sbi}
-
-
-def load(booted: Booted, path: Path) -> None:
-    """Make the board what the snapshot holds. Raises UsageError."""
-    try:
-        snapshot.load(booted.board, path, parts=_parts(booted))
-    except snapshot.SnapshotError as e:
-        raise UsageError(str(e)) from None
+        try:
+            server = GdbServer(self._board, port, tell=terminal.say, symbols=self._booted.symbols)
+        except OSError as e:
+            raise UsageError(f"--gdb {port}: {e.strerror or e}") from None
+        self._stop = server.stop
+        stop = server.serve()
+        if stop.reason is StopReason.INTERRUPTED:
+            self._obey()
+        return stop

@@ -13,7 +13,6 @@ import click
 
 from emu.board import RAM_SIZE_DEFAULT
 from emu.csr import PRIV_NAMES
-from emu.debug.trace import KINDS as TRACE_KINDS
 from emu.paging import MODES, PagingMode
 from emu.stop import StopReason
 from guest.boot_cli import register_boot
@@ -32,6 +31,7 @@ from guest.proc_cli import (
 )
 from guest.proc_cli import register as register_proc
 from guest.runner import EXIT_INTERRUPTED, MACHINES, Options, Outcome, UsageError
+from guest.trace_options import TraceRequest, trace_options
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE_PATTERN = re.compile(r"(0x[0-9a-f]+|\d+)([kmgt]?)(i?b)?", re.IGNORECASE)
@@ -186,11 +186,7 @@ def main() -> None:
 @_paging
 @_ram
 @_machine
-@click.option(
-    "--trace",
-    type=click.Choice(TRACE_KINDS),
-    help="On standard error: every instruction, every trap, or every page first touched.",
-)
+@trace_options
 @click.option("--verbose", "-v", is_flag=True, help="Show the kernel's boot log too.")
 @then_option
 @keep_option
@@ -206,7 +202,7 @@ def run(
     paging: str,
     ram_size: int,
     machine: str | None,
-    trace: str | None,
+    trace: TraceRequest,
     verbose: bool,
     then: tuple[str, ...],
     keep: bool,
@@ -235,11 +231,10 @@ def run(
         MODES[paging],
         ram_size,
         machine,
-        trace,
         access,
         output=output,
         log=log,
-        trace_line=lambda line: click.echo(line, err=True),
+        trace=trace.attach,
         read_input=read_input,
         poll_input=poll_input,
         config=boot_config(slab, views_of(then)),
@@ -253,7 +248,8 @@ def run(
             raise UsageError(f"the demo runs on the kernel machine, not on {machine}")
         from guest.demo import tell
 
-        status, told = tell(options, log)
+        with trace:
+            status, told = tell(options, log)
         shown = show_then(told, then, as_json)
         if as_json:
             text = b"".join(console).decode("utf-8", "replace")
@@ -265,7 +261,8 @@ def run(
     elf = runner.find(program, machine)
     if then and runner.machine_for(elf, machine) != "kernel":
         raise UsageError(f"{program}: --then looks into the kernel machine, which it does not use")
-    outcome, left = runner.run(elf, arguments, options)
+    with trace:
+        outcome, left = runner.run(elf, arguments, options)
     if as_json:
         shown = show_then(left, then, as_json)
         ending = _outcome_json(outcome, b"".join(console), log.lines)

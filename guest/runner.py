@@ -17,7 +17,6 @@ from typing import Any
 
 from emu import board
 from emu.csr import PRIV_NAMES, Priv
-from emu.debug import trace
 from emu.debug.explain import explain
 from emu.debug.symbols import Symbols
 from emu.hart import Hart
@@ -53,12 +52,11 @@ class Options:
     paging: PagingMode
     ram_size: int
     machine: str | None = None
-    trace: str | None = None
     access: str = "auto"
     output: Callable[[bytes], None] = lambda data: None
     log: Callable[[str], None] = lambda line: None  # what modules print
     boot_log: Callable[[str], None] = lambda line: None
-    trace_line: Callable[[str], None] = lambda line: None
+    trace: Callable[[Machine, Symbols], None] = lambda machine, symbols: None  # begins one
     read_input: Callable[[int], bytes] = lambda size: b""  # waits; b"" is the end
     poll_input: Callable[[], bytes] = lambda: b""  # does not wait
     config: dict[str, Any] = field(default_factory=dict)  # further members of mm.Config
@@ -192,7 +190,7 @@ def run(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, 
     if arguments:
         raise UsageError(f"a {kind} guest takes no arguments: {' '.join(arguments)}")
     machine, symbols = make_physical(elf, kind, options)
-    _attach_trace(machine.hart, options, symbols)
+    options.trace(machine, symbols)
     with stop_on_ctrl_c(machine.hart):
         stop = machine.run()
     return describe(elf.path, kind, machine.hart, stop, symbols), machine
@@ -236,7 +234,7 @@ def boot_system(options: Options, arm: bool = True) -> System:
         options.access,
         options.config | command_line.config,
     )
-    _attach_trace(system.hart, options, system.symbols)
+    options.trace(system.machine, system.symbols)
     with stop_on_ctrl_c(system.hart):
         system.boot()
     for line in system.kernel.log:
@@ -250,11 +248,6 @@ def arm_faults(system: System, options: Options) -> None:
     """Begin to inject the faults that the kernel command line asks for."""
     for action in cmdline.parse(options.append, options.ram_size).after_boot:
         action(system.kernel)
-
-
-def _attach_trace(hart: Hart, options: Options, symbols: Symbols) -> None:
-    if options.trace:
-        trace.attach(hart, options.trace, options.trace_line, symbols)
 
 
 def describe(program: str, kind: str, hart: Hart, stop: Stop, symbols: Symbols) -> Outcome:

@@ -17,7 +17,7 @@ import pytest
 from distro import RAM_SIZE, boot_disk_or_skip, guests_or_skip, pattern_disk
 
 from emu.stop import Stop, StopReason
-from guest.boot import BootOptions, Booted, prepare
+from guest.boot import Booted, BootOptions, prepare
 from guest.expect import Script, Step
 from guest.fetch import Guests
 from guest.initramfs import make_initramfs
