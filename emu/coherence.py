@@ -14,7 +14,6 @@ A kernel that is written in Python needs none of this: it knows when a frame bec
 
 from __future__ import annotations
 
-import ctypes as C
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,12 +30,6 @@ _CHUNK = 1 << 16  # bytes
 # Each refill of the TLB looks through all hooks: one hook covers chunks that lie this near
 # to each other. Linux's boot made 173 hooks without it and took 3.6 s, 17 and 2.2 s with it.
 _NEAR = 512 << 10  # bytes
-
-
-class _Block(C.Structure):
-    """Unicorn's uc_tb: a translated block's address (VA), instructions and bytes."""
-
-    _fields_ = [("pc", C.c_uint64), ("icount", C.c_uint16), ("size", C.c_uint16)]
 
 
 @dataclass(slots=True)
@@ -65,7 +58,7 @@ class Coherence:
 
     def _on_block(self, _uc: int, block: int, _previous: int, _data: int) -> None:
         try:
-            found = _Block.from_address(block)
+            found = inside.Block.from_address(block)
             first = found.pc
             self._see(first)
             last = first + max(found.size, 1) - 1

@@ -40,6 +40,8 @@ _UC_NO_EXIT_REQUEST = 2034
 _UC_INIT_DONE = 2035
 _CPU_ENV = 0x128  # CPUState.env_ptr
 _CPU_INTERRUPT_REQUEST = 28
+_CPU_MEM_IO_PC = 0x8178  # the place in translated code from which a device was reached
+_CPU_EXEC_INTERRUPT = 0x93E8  # CPUClass.cpu_exec_interrupt; the class is part of the CPU
 _CPU_ICOUNT_HIGH = 36098
 _HOOK_BEGIN, _HOOK_CALLBACK = 24, 40  # struct hook: begin and end, callback
 _CONTEXT_WORDS = 40  # uc_context: where the same words stand
@@ -63,6 +65,7 @@ MEM_CB = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_int, C.c_uint64, C.c_int, C.c_int
 CODE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint32, C.c_void_p)
 BLOCK_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint32, C.c_void_p)
 EDGE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p)
+_EXEC_INTERRUPT = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_int)
 MMIO_READ_CB = C.CFUNCTYPE(C.c_uint64, C.c_void_p, C.c_uint64, C.c_uint, C.c_void_p)
 MMIO_WRITE_CB = C.CFUNCTYPE(None, C.c_void_p, C.c_uint64, C.c_uint, C.c_uint64, C.c_void_p)
 
@@ -83,6 +86,12 @@ class _CsrOps(C.Structure):
         ("write", C.c_void_p),
         ("op", C.c_void_p),
     ]
+
+
+class Block(C.Structure):
+    """Unicorn's uc_tb, as UC_HOOK_EDGE_GENERATED gives it: VA, instructions, bytes."""
+
+    _fields_ = [("pc", C.c_uint64), ("icount", C.c_uint16), ("size", C.c_uint16)]
 
 
 class InsideError(Exception):
@@ -148,6 +157,16 @@ def emu_start(uc: Uc, pc: int, count: int = 0) -> int:
 def emu_stop(uc: Uc) -> None:
     """Ask the running engine to stop; safe from callbacks and from other threads."""
     _lib.uc_emu_stop(uc._uch)
+
+
+try:
+    _restore_state: Any = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_size_t, C.c_bool)(
+        ("cpu_restore_state_riscv64", _lib)
+    )
+except AttributeError:  # another build of the library: no instruction is found
+
+    def _restore_state(*_: Any) -> bool:
+        return False
 
 
 class StateAccess(Protocol):
@@ -374,6 +393,7 @@ class InsideAccess:
         self._no_exit_request.value = 1
         _accesses[self._env] = self
         self.on_error: Callable[[BaseException], None] = _raise
+        self._watches: list[Any] = []
         self._reads: dict[int, CsrRead] = {}
         self._writes: dict[int, CsrWrite] = {}
 
@@ -459,6 +479,49 @@ class InsideAccess:
             ops.read = native.csr_read_masked(word, mask)
             self._set_ops(C.c_int(csr), C.byref(ops))
             _masked.add(csr)
+
+    def access_pc(self) -> int | None:
+        """From a device's callback: the VA of the instruction that accesses it.
+
+        Within a block the engine keeps pc in no register, but the place in translated code
+        from which it left, and finds the instruction from that as it does for exceptions.
+        None where that place is not in translated code.
+        """
+        place = C.c_uint64.from_address(self._cpu + _CPU_MEM_IO_PC)
+        kept = self.words[W.PC]
+        found = _restore_state(self._cpu, place.value, False)
+        pc, self.words[W.PC] = self.words[W.PC], kept
+        return pc if found else None
+
+    def watch_interrupts(self, taken: Callable[[int], None]) -> Callable[[], None]:
+        """``taken(priv)`` behind each interrupt that the engine delivers, from level ``priv``.
+
+        Takes the place of the function that QEMU's main loop asks whether an interrupt is
+        to be taken now, and asks the original. Returns what ends the watch, safe from
+        callbacks too. Raises InsideError when the function is not the one that is known:
+        the layout differs, or another watch is there already.
+        """
+        at = self._cpu + _CPU_EXEC_INTERRUPT
+        original = _peek(at, 8)
+        if original != C.cast(_lib.riscv_cpu_exec_interrupt_riscv64, C.c_void_p).value:
+            raise InsideError("CPUClass.cpu_exec_interrupt is not where it should be")
+        slot, ask, words = C.c_uint64.from_address(at), _EXEC_INTERRUPT(original), self.words
+
+        def exec_interrupt(cpu: int, request: int) -> bool:
+            priv = words[W.PRIV]
+            took: bool = ask(cpu, request)
+            if took:
+                taken(priv)
+            return took
+
+        callback = _EXEC_INTERRUPT(exec_interrupt)
+        slot.value = C.cast(callback, C.c_void_p).value or 0
+
+        def end() -> None:
+            slot.value = original
+
+        self._watches.append(callback)  # the engine may be in it when the watch ends
+        return end
 
     def csr(self, csr: int, value: int | None = None) -> int | None:
         old = C.c_uint64()

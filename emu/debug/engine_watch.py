@@ -3,16 +3,12 @@
   CodeHooks       callbacks at instructions, which can be taken away again
   ReturnWatch     each `sret` and `mret`, at the price of a callback for each
   InterruptWatch  each interrupt that the engine delivers itself (`Hart.present`)
-  AccessPc        the instruction that accesses a device: pc stands still inside of a block
 
-The last two reach into the engine as `emu.inside` does. The function that InterruptWatch
-replaces must be the one that the library exports; what AccessPc finds must be a place in
-translated code, or it is not used.
+What reaches into the engine for them is in `emu.inside`.
 """
 
 from __future__ import annotations
 
-import ctypes as C
 from collections.abc import Callable
 from typing import Any
 
@@ -29,18 +25,6 @@ from emu.walk import Access, Refusal
 _SRET, _MRET = 0x1020_0073, 0x3020_0073
 _ENGINE_TSR = 1 << 30  # where the engine keeps mstatus.TSR, see emu.csr_repairs
 _PAGES_KEPT = 1 << 14
-
-# Offsets in bytes into CPUState and what follows it, of unicorn 2.1.4's wheel.
-_CPU_MEM_IO_PC = 0x8178
-_CPU_EXEC_INTERRUPT = 0x93E8  # CPUClass.cpu_exec_interrupt; the class is part of the CPU
-
-_EXEC_INTERRUPT = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_int)
-
-
-class _Block(C.Structure):
-    """Unicorn's uc_tb: a translated block's address (VA), instructions and bytes."""
-
-    _fields_ = [("pc", C.c_uint64), ("icount", C.c_uint16), ("size", C.c_uint16)]
 
 
 class CodeHooks:
@@ -81,7 +65,7 @@ class CodeHooks:
         """Take all of them away, for good. Not while the engine runs."""
         self.removed = True
         while self._handles:
-            inside._lib.uc_hook_del(self._hart.uc._uch, C.c_size_t(self._handles.pop()))
+            inside.unhook(self._hart.uc, self._handles.pop())
         self.apply()
 
 
@@ -109,7 +93,7 @@ class ReturnWatch:
             hart.access.load()
             if hart.words[words.PRIV] == Priv.U:
                 return
-            found = _Block.from_address(block)
+            found = inside.Block.from_address(block)
             last = found.pc + found.size - 4
             if found.size < 4 or last in self._hooked:
                 return
@@ -180,73 +164,25 @@ class ReturnWatch:
 class InterruptWatch:
     """``taken(trap)`` after each interrupt that the engine has delivered by itself.
 
-    Takes the place of the function that QEMU's main loop asks whether an interrupt is to be
-    taken now, and asks the original. Raises InsideError where that cannot be done.
+    Raises InsideError where the engine cannot be watched, or somebody does already.
     """
 
     def __init__(self, hart: Hart, taken: Callable[[Trap], None]) -> None:
         access, w = hart.access, hart.words
         if not isinstance(access, inside.InsideAccess):
             raise inside.InsideError("the hart is on the public interface")
-        try:
-            known = inside._lib.riscv_cpu_exec_interrupt_riscv64
-        except AttributeError as e:
-            raise inside.InsideError(f"libunicorn does not export {e}") from e
-        place = access._cpu + _CPU_EXEC_INTERRUPT
-        self._original = inside._peek(place, 8)
-        if self._original != C.cast(known, C.c_void_p).value:
-            # Either the layout differs, or another watch is there already: both are refused.
-            raise inside.InsideError("CPUClass.cpu_exec_interrupt is not where it should be")
-        self._slot = C.c_uint64.from_address(place)
-        original = _EXEC_INTERRUPT(self._original)
 
-        def exec_interrupt(cpu: int, request: int) -> bool:
-            priv = w[words.PRIV]
-            took: bool = original(cpu, request)
-            if took:
-                try:
-                    to_m = w[words.PRIV] == Priv.M
-                    xcause = w[words.MCAUSE if to_m else words.SCAUSE]
-                    epc = w[words.MEPC if to_m else words.SEPC]
-                    taken(Trap(xcause & (1 << 63) - 1, epc, 0, priv, w[words.PRIV], True))
-                except BaseException as e:  # nothing may pass through the engine's C frames
-                    hart.fail(e)
-            return took
+        def took(priv: int) -> None:
+            try:
+                to_m = w[words.PRIV] == Priv.M
+                xcause = w[words.MCAUSE if to_m else words.SCAUSE]
+                epc = w[words.MEPC if to_m else words.SEPC]
+                taken(Trap(xcause & (1 << 63) - 1, epc, 0, priv, w[words.PRIV], True))
+            except BaseException as e:  # nothing may pass through the engine's C frames
+                hart.fail(e)
 
-        callback = _EXEC_INTERRUPT(exec_interrupt)
-        hart.callbacks.append(callback)
-        self._slot.value = C.cast(callback, C.c_void_p).value or 0
+        self._end = access.watch_interrupts(took)
 
     def close(self) -> None:
         """Give the engine its own function back; safe from callbacks too."""
-        self._slot.value = self._original
-
-
-class AccessPc:
-    """Called by a device's callback: the VA of the instruction at work, None when unknown.
-
-    Within a block the engine keeps pc in no register. It keeps the place in its translated
-    code from which it left for a device, and finds the instruction from that, as it does
-    for exceptions. None on the public way, and where that place is not in translated code.
-    """
-
-    def __init__(self, hart: Hart) -> None:
-        self._words = hart.words
-        self._cpu: int | None = None
-        access = hart.access
-        if isinstance(access, inside.InsideAccess) and hasattr(
-            inside._lib, "cpu_restore_state_riscv64"
-        ):
-            prototype = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_size_t, C.c_bool)
-            self._restore = prototype(("cpu_restore_state_riscv64", inside._lib))
-            self._cpu = access._cpu
-            self._place = C.c_uint64.from_address(self._cpu + _CPU_MEM_IO_PC)
-
-    def __call__(self) -> int | None:
-        if self._cpu is None:
-            return None
-        w = self._words
-        kept = w[words.PC]
-        found = self._restore(self._cpu, self._place.value, False)
-        pc, w[words.PC] = w[words.PC], kept
-        return pc if found else None
+        self._end()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from emu import inside, insn, words
-from emu.debug.engine_watch import AccessPc, CodeHooks, InterruptWatch, ReturnWatch
+from emu.debug.engine_watch import CodeHooks, InterruptWatch, ReturnWatch
 from emu.debug.symbols import Symbols
 from emu.debug.trace_events import (
     DeviceEvent,
@@ -193,7 +193,8 @@ class Tracer:
 
     def _attach_devices(self, machine: Machine) -> None:
         before, w, load = machine.device_listener, self._hart.words, self._hart.access.load
-        access_pc, label = AccessPc(self._hart), _Labels(machine)
+        access, label = self._hart.access, _Labels(machine)
+        access_pc = access.access_pc if isinstance(access, inside.InsideAccess) else lambda: None
 
         # A machine that measures gives the time before the access too, by perf_counter_ns:
         # of use where the trace goes by that.
