@@ -4,102 +4,168 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Iterator
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from emu.csr import PRIV_NAMES
 from emu.debug import core, snapshot
-from emu.debug.gdb import GdbServer
 from emu.stop import Stop, StopReason
 from guest import terminal
 from guest.boot import Booted
-from guest.interrupt import stop_on_ctrl_c
 from guest.runner import UsageError
+
+_ASK_AGAIN = 0.001  # seconds
+# Signals that end the machine in good order: the terminal is to be as it was.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ESCAPE, TIMEOUT = "Ctrl-A x", "timeout"
 
 
 class Session:
-    """Runs ``booted``; ``save_path``: where Ctrl-A s and `save` put a snapshot."""
+    """Runs ``booted``; ``save_path``: where Ctrl-A s and `save` put a snapshot.
 
-    def __init__(self, booted: Booted, save_path: Path | None, gdb_port: int | None) -> None:
+    ``output``: where the console's bytes go, if somebody must read them. ``ended_by``: what
+    from outside ended the run: ESCAPE, TIMEOUT, or the name of a signal.
+    """
+
+    def __init__(
+        self,
+        booted: Booted,
+        save_path: Path | None,
+        gdb_port: int | None,
+        output: terminal.Output | None = None,
+    ) -> None:
         self._booted = booted
         self._board = booted.board
         self._save_path = save_path
         self._gdb_port = gdb_port
+        self._output = output
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._stop = booted.board.hart.stop
-        self.was_ended = False  # by the user's Ctrl-A x
+        self._runs = False  # in `_run`
+        self.ended_by: str | None = None
 
     def run(self, with_input: bool) -> Stop:
         """Run to the end; ``with_input``: standard input is the serial line."""
-        with self._input() if with_input else stop_on_ctrl_c(self._board.hart):
+        output = self._output.in_main_thread() if self._output else contextlib.nullcontext()
+        with output, _on_signals(self.end), self._input(with_input):
             if self._gdb_port is not None:
                 return self._serve_gdb(self._gdb_port)
             while True:
-                stop = self._board.run()
-                if stop.reason is not StopReason.INTERRUPTED or not self._obey():
+                stop = self._run()
+                # A stop may come when what it was for has been done already.
+                if stop.reason is not StopReason.INTERRUPTED or self.ended_by:
                     return stop
 
+    def end(self, why: str) -> None:
+        """From another thread: end the run, also one that begins later."""
+        if self.ended_by is None:
+            self.ended_by = why
+        if self._output is not None:
+            self._output.give_up()
+        self._ask("end")
+
+    def _ask(self, command: str) -> None:
+        """From another thread: have ``command`` obeyed while the hart stands."""
+        self._commands.put(command)
+        # `Hart.stop` before a run, or between two, has no effect.
+        while self._runs and not self._commands.empty():
+            self._board.hart.stop()
+            time.sleep(_ASK_AGAIN)
+
+    def _run(self, count: int = 0) -> Stop:
+        """`Hart.run`, interrupted for what the user asks for."""
+        self._runs = True
+        try:
+            while self._obey():
+                stop = self._board.run(count)
+                if self._commands.empty() or stop.reason is not StopReason.INTERRUPTED:
+                    return stop
+            return Stop(StopReason.INTERRUPTED)
+        finally:
+            self._runs = False
+
     @contextlib.contextmanager
-    def _input(self) -> Iterator[None]:
-        board = self._board
+    def _input(self, with_input: bool) -> Iterator[None]:
+        if not with_input or terminal.is_in_background(0):
+            yield
+            return
+        board, hart = self._board, self._board.hart
         board.has_input = True
 
         def receive(data: bytes) -> int:
-            with board.lock:
+            # Whoever holds the lock may wait for the reader of the output.
+            if not board.lock.acquire(timeout=_ASK_AGAIN):
+                return 0
+            try:
                 taken = board.uart.receive(data)
-            board.clock.raised()
+            finally:
+                board.lock.release()
+            if taken:
+                board.clock.raised()
             return taken
-
-        def ended() -> None:
-            board.has_input = False
-            board.hart.wake.set()  # a hart that waits looks again whether it waits for ever
 
         def receive_when_heard(data: bytes) -> int:
             return receive(data) if board.uart.is_heard else 0
 
+        def ended() -> None:
+            board.has_input = False
+            hart.wake.set()  # a hart that waits looks again whether it waits for ever
+
+        def idle_when_heard(wake: threading.Event) -> bool:
+            return board.clock.idle(wake, board.has_input and board.uart.is_heard)
+
         with terminal.raw(0) as is_terminal:
-            escapes = terminal.Escapes(self._command) if is_terminal else None
             if is_terminal:
                 terminal.say("Ctrl-A x ends the machine, Ctrl-A h helps")
-            # A pipe is there at once and does not wait for a prompt, as a person does.
-            taken = receive if is_terminal else receive_when_heard
-            with stop_on_ctrl_c(board.hart), terminal.Typing(0, taken, ended, escapes):
+                typing = terminal.Typing(0, receive, ended, terminal.Escapes(self._command))
+            else:
+                # A pipe is there at once and does not wait for a prompt, as a person does:
+                # it waits until somebody listens, and cannot wake a guest that does not.
+                typing = terminal.Typing(0, receive_when_heard, ended)
+                hart.idle = idle_when_heard
+            with typing:
                 yield
 
     def _command(self, letter: str) -> None:
         """Ctrl-A and ``letter`` was typed; called from the terminal's thread."""
-        if letter in "xws":
-            self._commands.put(letter)
-            self._stop()
+        if letter == "x":
+            self.end(ESCAPE)
+        elif letter in ("w", "s"):
+            self._ask(letter)
         else:
             for line in terminal.HELP:
                 terminal.say(line)
 
     def _obey(self) -> bool:
         """Do what the user asked for while the hart stands; False: the run is over."""
-        obeyed = False
         while not self._commands.empty():
             letter = self._commands.get()
-            obeyed = True
-            if letter == "x":
-                self.was_ended = True
-                return False
             if letter == "w":
                 hart = self._board.hart
                 name = self._booted.symbols.name(hart.pc)
                 where = f"{hart.pc:#x}{f' <{name}>' if name else ''}"
                 terminal.say(f"{where} in {PRIV_NAMES[hart.priv]}-mode, satp={hart.satp:#x}")
-            elif self._save_path is None:
-                terminal.say("no snapshot without --save FILE")
-            else:
-                self.save()
-        return obeyed
+            elif letter == "s":
+                self._save_now()
+        return self.ended_by is None
+
+    def _save_now(self) -> None:
+        if self._save_path is None:
+            terminal.say("no snapshot without --save FILE")
+            return
+        try:
+            self.save()
+        except UsageError as e:  # the machine runs on all the same
+            terminal.say(str(e))
 
     def save(self) -> None:
         """Write the snapshot. Raises UsageError."""
         assert self._save_path is not None
         try:
-            snapshot.save(self._board, self._save_path, parts=self._booted.parts())
+            snapshot.save(self._board, self._save_path, parts=_parts(self._booted))
         except snapshot.SnapshotError as e:
             raise UsageError(str(e)) from None
         terminal.say(f"saved to {self._save_path}")
@@ -112,12 +178,53 @@ class Session:
             raise UsageError(str(e)) from None
 
     def _serve_gdb(self, port: int) -> Stop:
-        try:
-            server = GdbServer(self._board, port, tell=terminal.say, symbols=self._booted.symbols)
-        except OSError as e:
-            raise UsageError(f"--gdb {port}: {e.strerror or e}") from None
-        self._stop = server.stop
-        stop = server.serve()
-        if stop.reason is StopReason.INTERRUPTED:
-            self._obey()
-        return stop
+        raise NotImplementedError
+
+
+def _parts(booted: Booted) -> dict[str, snapshot.Part]:
+    return {} if booted.sbi is None else {"sbi": booted.sbi}
+
+
+def load(booted: Booted, path: Path) -> None:
+    """Make the board what the snapshot holds. Raises UsageError."""
+    try:
+        snapshot.load(booted.board, path, parts=_parts(booted))
+    except snapshot.SnapshotError as e:
+        raise UsageError(str(e)) from None
+
+
+@contextlib.contextmanager
+def _on_signals(tell: Callable[[str], None]) -> Iterator[None]:
+    """Give each of _ENDING that comes to ``tell``, by its name, in a thread.
+
+    Python calls handlers between its own instructions, and a run of the hart has none. So a
+    thread sleeps on the descriptor that the interpreter's C handler writes to. Does nothing
+    outside of the main thread, where signals cannot be handled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def wait() -> None:
+        while data := ours.recv(16):
+            for number in _ENDING:
+                if number in data:
+                    tell(number.name)
+
+    thread = threading.Thread(target=wait, name="signals", daemon=True)
+    # What is ignored stays so: nohup, and a shell's background jobs, want it.
+    caught = [n for n in _ENDING if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    old_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    old_handlers = {n: signal.signal(n, lambda _number, _frame: None) for n in caught}
+    thread.start()
+    try:
+        yield
+    finally:
+        for number, handler in old_handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(old_fd)
+        theirs.close()
+        thread.join()
+        ours.close()
