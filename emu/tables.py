@@ -6,15 +6,21 @@ ends that branch. Not a translation: permissions are shown as the leaf PTEs have
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from emu.paging import (
     PAGE_SHIFT,
     PAGE_SIZE,
+    PTE_LETTERS,
+    PTE_PPN_MASK,
+    PTE_PPN_SHIFT,
+    PTE_R,
     PTE_V,
+    PTE_X,
     PTES_PER_TABLE,
     PagingMode,
     is_leaf,
@@ -24,6 +30,12 @@ from emu.paging import (
 from emu.ram import Ram
 
 ENTRIES_MAX = 1 << 22  # 16 GiB of 4 KiB pages
+
+# For whole tables at once.
+_V, _R_X = np.uint64(PTE_V), np.uint64(PTE_R | PTE_X)
+_PPN, _PPN_TO_PA = np.uint64(PTE_PPN_MASK), np.uint64(PAGE_SHIFT - PTE_PPN_SHIFT)
+_ATTRIBUTES = np.uint64(sum(bit for bit, _ in PTE_LETTERS))
+_attributes = cache(pte_attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,23 @@ class Entry:
     def pa(self) -> int:
         """The PA of the page or table that it names."""
         return pte_pfn(self.pte) << PAGE_SHIFT
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """``count`` leaf PTEs of one table that follow each other, or one pointer to a table.
+
+    The first has ``index`` and maps ``va`` to ``pa``; of leaves the PAs are contiguous and
+    the attributes the same. A pointer has no ``attributes``, and ``bad`` as in `Entry`.
+    """
+
+    level: int
+    index: int
+    count: int
+    va: int
+    pa: int
+    attributes: str  # rwxugad
+    bad: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +95,21 @@ def entries(ram: Ram, mode: PagingMode, root_pa: int) -> Iterator[Entry]:
     """
     for count, entry in enumerate(_entries(ram, mode, root_pa, mode.levels - 1, 0)):
         if count == ENTRIES_MAX:
-            raise TooManyEntries(
-                f"more than {ENTRIES_MAX} PTEs below PA {root_pa:#x}: "
-                "do its tables point to themselves?"
-            )
+            raise _too_many(root_pa)
         yield entry
+
+
+def _too_many(root_pa: int) -> TooManyEntries:
+    return TooManyEntries(
+        f"more than {ENTRIES_MAX} PTEs below PA {root_pa:#x}: do its tables point to themselves?"
+    )
+
+
+def _why_bad(ram: Ram, level: int, table: int) -> str:
+    """Why a pointer of ``level`` to the table at ``table`` (PA) is not followed, "" if it is."""
+    if level == 0:
+        return "points to a table at level 0"
+    return "" if ram.contains(table, PAGE_SIZE) else "its table is not in RAM"
 
 
 def _entries(ram: Ram, mode: PagingMode, table: int, level: int, va: int) -> Iterator[Entry]:
@@ -83,44 +122,96 @@ def _entries(ram: Ram, mode: PagingMode, table: int, level: int, va: int) -> Ite
         if is_leaf(pte):
             yield Entry(level, index, here, pte)
             continue
-        bad = ""
-        if level == 0:
-            bad = "points to a table at level 0"
-        elif not ram.contains(pte_pfn(pte) << PAGE_SHIFT, PAGE_SIZE):
-            bad = "its table is not in RAM"
+        bad = _why_bad(ram, level, pte_pfn(pte) << PAGE_SHIFT)
         yield Entry(level, index, here, pte, bad)
         if not bad:
             yield from _entries(ram, mode, pte_pfn(pte) << PAGE_SHIFT, level - 1, here)
 
 
-def ranges(ram: Ram, mode: PagingMode, root_pa: int) -> list[Range]:
-    """The leaves merged as QEMU's `info mem` merges them."""
-    found: list[Range] = []
-    for entry in entries(ram, mode, root_pa):
-        if not is_leaf(entry.pte):
+def runs(ram: Ram, mode: PagingMode, root_pa: int) -> Iterator[Run]:
+    """The tree as `entries` has it, in runs: many times faster for a tree of many pages.
+
+    Raises TooManyEntries, before the first run.
+    """
+    count = 0
+    tables = [(root_pa, mode.levels - 1)] if ram.contains(root_pa, PAGE_SIZE) else []
+    while tables:
+        table, level = tables.pop()
+        ptes = ram.array(table, PTES_PER_TABLE)
+        ptes = ptes[ptes & _V != 0]
+        count += len(ptes)
+        if count > ENTRIES_MAX:
+            raise _too_many(root_pa)
+        pas = ((ptes[ptes & _R_X == 0] & _PPN) << _PPN_TO_PA).tolist()
+        tables += [(pa, level - 1) for pa in pas if not _why_bad(ram, level, pa)]
+    return _runs(ram, mode, root_pa, mode.levels - 1, 0)
+
+
+def _runs(ram: Ram, mode: PagingMode, table: int, level: int, va: int) -> Iterator[Run]:
+    if not ram.contains(table, PAGE_SIZE):
+        return
+    ptes = ram.array(table, PTES_PER_TABLE)
+    indices = np.flatnonzero(ptes & _V)
+    if not len(indices):
+        return
+    ptes = ptes[indices]
+    is_leaf_pte = ptes & _R_X != 0
+    attributes = ptes & _ATTRIBUTES
+    pas = (ptes & _PPN) << _PPN_TO_PA
+    # Whether a PTE goes on where the one before it ends.
+    goes_on = is_leaf_pte[1:] & is_leaf_pte[:-1] & (np.diff(indices) == 1)
+    goes_on &= attributes[1:] == attributes[:-1]
+    goes_on &= pas[1:] - pas[:-1] == np.uint64(mode.span(level))
+    starts = np.flatnonzero(np.concatenate(([True], ~goes_on)))
+    counts = np.diff(starts, append=len(ptes)).tolist()
+    of = (indices[starts], pas[starts], attributes[starts], is_leaf_pte[starts])
+    for count, index, pa, bits, leaf in zip(counts, *(one.tolist() for one in of), strict=True):
+        here = mode.canonical(va + (index << mode.shift(level)))
+        if leaf:
+            yield Run(level, index, count, here, pa, _attributes(bits))
             continue
-        size, attributes = mode.span(entry.level), pte_attributes(entry.pte)
-        last = found[-1] if found else None
-        if (
-            last is not None
-            and last.attributes == attributes
-            and last.va + last.size == entry.va
-            and last.pa + last.size == entry.pa
-        ):
-            found[-1] = Range(last.va, last.pa, last.size + size, attributes)
-        else:
-            found.append(Range(entry.va, entry.pa, size, attributes))
-    return found
+        bad = _why_bad(ram, level, pa)
+        yield Run(level, index, 1, here, pa, "", bad)
+        if not bad:
+            yield from _runs(ram, mode, pa, level - 1, here)
 
 
-def info_mem(found: list[Range]) -> str:
-    """Ranges in the columns of QEMU's `info mem` for RISC-V."""
-    lines = [
-        "vaddr            paddr            size             attr",
-        "---------------- ---------------- ---------------- -------",
-    ]
-    lines += [f"{r.va:016x} {r.pa:016x} {r.size:016x} {r.attributes}" for r in found]
-    return "\n".join(lines)
+def ranges(ram: Ram, mode: PagingMode, root_pa: int) -> Iterator[Range]:
+    """The leaves merged as QEMU's `info mem` merges them. Raises TooManyEntries, at once."""
+    return _ranges(mode, runs(ram, mode, root_pa))
+
+
+def _ranges(mode: PagingMode, found: Iterator[Run]) -> Iterator[Range]:
+    va = pa = size = 0
+    attributes = ""
+    for run in found:
+        if not run.attributes:
+            continue
+        more = run.count << mode.shift(run.level)
+        if size and (run.va, run.pa, run.attributes) == (va + size, pa + size, attributes):
+            size += more
+            continue
+        if size:
+            yield Range(va, pa, size, attributes)
+        va, pa, size, attributes = run.va, run.pa, more, run.attributes
+    if size:
+        yield Range(va, pa, size, attributes)
+
+
+INFO_MEM_HEAD = (
+    "vaddr            paddr            size             attr",
+    "---------------- ---------------- ---------------- -------",
+)
+
+
+def info_mem_line(it: Range) -> str:
+    """A range in the columns of QEMU's `info mem` for RISC-V."""
+    return f"{it.va:016x} {it.pa:016x} {it.size:016x} {it.attributes}"
+
+
+def info_mem(found: Iterable[Range]) -> str:
+    """Ranges as QEMU's `info mem` shows them, with its head."""
+    return "\n".join([*INFO_MEM_HEAD, *map(info_mem_line, found)])
 
 
 def size_text(size: int) -> str:
@@ -132,39 +223,28 @@ def size_text(size: int) -> str:
     return f"{size} EiB"
 
 
+def tree_lines(ram: Ram, mode: PagingMode, root_pa: int) -> Iterator[str]:
+    """The tree, a line a PTE; leaves of one table that follow each other are one line.
+
+    Raises TooManyEntries, before the first line.
+    """
+    return _tree_lines(mode, root_pa, runs(ram, mode, root_pa))
+
+
+def _tree_lines(mode: PagingMode, root_pa: int, found: Iterator[Run]) -> Iterator[str]:
+    yield f"{mode.name} root table at PA {root_pa:#x}"
+    for run in found:
+        indices = f"{run.index:#x}"
+        count = ""
+        if run.count > 1:
+            indices += f"-{run.index + run.count - 1:#x}"
+            count = f"{run.count} x "
+        what = f"{count}{size_text(mode.span(run.level))} at PA {run.pa:#x} {run.attributes}"
+        if not run.attributes:
+            what = f"table at PA {run.pa:#x}{f' ({run.bad})' if run.bad else ''}"
+        yield f"{'  ' * (mode.levels - run.level)}[{indices}] {run.va:#018x} {what}"
+
+
 def tree(ram: Ram, mode: PagingMode, root_pa: int) -> str:
-    """The tree, a line a PTE; leaves of one table that follow each other are one line."""
-    lines = [f"{mode.name} root table at PA {root_pa:#x}"]
-    run: list[Entry] = []
-
-    def end_run() -> None:
-        if not run:
-            return
-        first, last = run[0], run[-1]
-        indices = f"{first.index:#x}" if len(run) == 1 else f"{first.index:#x}-{last.index:#x}"
-        count = "" if len(run) == 1 else f"{len(run)} x "
-        lines.append(
-            f"{'  ' * (mode.levels - first.level)}[{indices}] {first.va:#018x} {count}"
-            f"{size_text(mode.span(first.level))} at PA {first.pa:#x} {pte_attributes(first.pte)}"
-        )
-        run.clear()
-
-    for entry in entries(ram, mode, root_pa):
-        if is_leaf(entry.pte):
-            follows = run and (
-                run[-1].level == entry.level
-                and run[-1].index + 1 == entry.index
-                and run[-1].pa + mode.span(entry.level) == entry.pa
-                and pte_attributes(run[-1].pte) == pte_attributes(entry.pte)
-            )
-            if not follows:
-                end_run()
-            run.append(entry)
-            continue
-        end_run()
-        lines.append(
-            f"{'  ' * (mode.levels - entry.level)}[{entry.index:#x}] {entry.va:#018x} table at "
-            f"PA {entry.pa:#x}{f' ({entry.bad})' if entry.bad else ''}"
-        )
-    end_run()
-    return "\n".join(lines)
+    """The lines of `tree_lines`."""
+    return "\n".join(tree_lines(ram, mode, root_pa))

@@ -109,7 +109,10 @@ def _load(
 
     def tree(where: Initrd | None) -> bytes:
         if blob is not None:
-            return devicetree.extend(blob, options.append, where, (ram.base, ram.size))
+            try:
+                return devicetree.extend(blob, options.append, where, (ram.base, ram.size))
+            except devicetree.DeviceTreeError as e:
+                raise UsageError(f"{options.dtb}: {e}") from None
         bootargs = options.append or ""
         return devicetree.build(ram.base, ram.size, bootargs, where, seed, m_mode=in_m_mode)
 
@@ -183,9 +186,10 @@ def _typed(board: VirtBoard) -> Callable[[], int | None]:
     return read_byte
 
 
-def read_system_map(path: Path) -> list[tuple[int, int, str]]:
-    """The text symbols of a System.map, `nm` output or /proc/kallsyms: ``(va, 0, name)``.
+def read_system_map(path: Path, kinds: str = "tTwW") -> list[tuple[int, int, str]]:
+    """The symbols of a System.map, `nm` output or /proc/kallsyms: ``(va, 0, name)``.
 
+    ``kinds``: the letters of nm(1) that are taken, by default those of text.
     Raises UsageError for a file that is none of these, UserFileError for one that cannot be
     read.
     """
@@ -201,6 +205,6 @@ def read_system_map(path: Path) -> list[tuple[int, int, str]]:
             raise UsageError(
                 f"{path}:{number}: not a line of symbols (address, type, name): {line[:60]!r}"
             ) from None
-        if kind in "tTwW":
+        if kind in kinds:
             found.append((va, 0, name))
     return found

@@ -13,13 +13,14 @@ import click
 
 from emu.board import RAM_SIZE_DEFAULT
 from emu.csr import PRIV_NAMES
-from emu.paging import MODES, PagingMode
+from emu.paging import MODES
 from emu.stop import StopReason
 from guest.boot_cli import register_boot
 from guest.compare_cli import register as register_compare
 from guest.console import KernelLog, open_missing, poll_input, read_input, write_bytes
 from guest.elf import ElfError
 from guest.fetch_cli import fetch_command
+from guest.look_cli import register_look
 from guest.proc_cli import (
     append_option,
     boot_config,
@@ -56,21 +57,6 @@ class SizeParameter(click.ParamType[int]):
         if size > 1 << 50:
             self.fail(f"{value!r} is more than 1 PiB")
         return size
-
-
-class AddressParameter(click.ParamType[int]):
-    """A virtual address in hexadecimal (0x may be left out) of up to 64 bits."""
-
-    name = "VA"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        try:
-            address = int(value.replace("_", ""), 16)
-        except ValueError:
-            self.fail(f"{value!r} is no hexadecimal address")
-        if not 0 <= address < 1 << 64:
-            self.fail(f"{value!r} does not fit into 64 bits")
-        return address
 
 
 _paging = click.option(
@@ -172,7 +158,7 @@ def main() -> None:
     pagewalk run hello               a guest that comes with pagewalk (see: list)
     pagewalk run ./prog.elf a b      your own ELF, or C file, with arguments
     pagewalk walk ffffffd600200000   translate one address, level by level
-    pagewalk tables hello            everything that is mapped
+    pagewalk tables hello            everything that is mapped (--load: in a snapshot)
     pagewalk proc slabinfo           Linux's view of the caches (or buddyinfo, meminfo ...)
     pagewalk what 80400000           what an address is: frame, object, table, area
     pagewalk boot tiny               a supervisor kernel on the whole board (also: linux)
@@ -311,168 +297,6 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def _tables_of(
-    program: str | None,
-    mode: PagingMode,
-    ram_size: int,
-    machine: str | None,
-    access: str,
-    slab: str = "slub",
-) -> tuple[Any, PagingMode, int, Any]:
-    """(RAM, mode, satp, system or None) of the state that `walk` and `tables` look at."""
-    from emu.paging import mode_of_satp
-    from guest import runner
-
-    # What a guest prints on the way is not what was asked for.
-    options = Options(
-        mode, ram_size, machine, access=access, output=lambda data: None, config=boot_config(slab)
-    )
-    if program is None:
-        if machine not in (None, "kernel"):
-            raise UsageError(f"a {machine} machine has no tables before it runs a program")
-        system = runner.boot_system(options)
-        return system.machine.ram, mode, system.kernel.satp(), system
-    elf = runner.find(program, machine)
-    if runner.machine_for(elf, machine) == "kernel":
-        system = runner.boot_system(options)
-        if elf.is_module:
-            system.load_module(elf)
-            return system.machine.ram, mode, system.kernel.satp(), system
-        process = system.load_program(elf)
-        return system.machine.ram, mode, system.kernel.satp(process.mm), system
-    outcome, left = runner.run(elf, (), options)
-    satp = left.hart.satp  # type: ignore[attr-defined]
-    its_mode = mode_of_satp(satp)
-    if its_mode is None:
-        raise UsageError(f"{program}: translation is off (satp=0) where it ended: {outcome.where}")
-    return left.ram, its_mode, satp, None  # type: ignore[attr-defined]
-
-
-@main.command()
-@click.argument("va", type=AddressParameter())
-@click.argument("program", required=False)
-@click.option(
-    "--for",
-    "access_kind",
-    type=click.Choice(["read", "write", "execute"]),
-    default="read",
-    show_default=True,
-    help="The access to translate.",
-)
-@click.option("--user/--supervisor", default=None, help="Privilege; default: by the VA's half.")
-@click.option("--sum", "sum_bit", is_flag=True, help="With sstatus.SUM set.")
-@click.option("--mxr", is_flag=True, help="With sstatus.MXR set.")
-@_paging
-@_ram
-@_machine
-@slab_option
-@_access
-@_json
-@click.pass_context
-def walk(
-    ctx: click.Context,
-    va: int,
-    program: str | None,
-    access_kind: str,
-    user: bool | None,
-    sum_bit: bool,
-    mxr: bool,
-    paging: str,
-    ram_size: int,
-    machine: str | None,
-    slab: str,
-    access: str,
-    as_json: bool,
-) -> None:
-    """Translate VA by the reference walk: each PTE on the way, or the rule that refuses.
-
-    Without PROGRAM: in the kernel's tables after boot. With a program: in its address
-    space, as it is loaded; a bare or firmware guest is run first and its last satp is used.
-    The exit status is 0 when the access is allowed and 1 when it is refused.
-    """
-    from emu.debug.explain import describe_walk
-    from emu.paging import satp_asid, satp_root
-    from emu.walk import Access, Translation, WalkConfig
-    from emu.walk import walk as reference_walk
-
-    ram, mode, satp, _ = _tables_of(program, MODES[paging], ram_size, machine, access, slab)
-    if user is None:
-        user = va < 1 << (mode.va_bits - 1) and program is not None
-    config = WalkConfig(user=user, sum=sum_bit, mxr=mxr)
-    kind = Access[access_kind.upper()]
-    result = reference_walk(ram, mode, satp_root(satp), va, kind, config)
-    if as_json:
-        steps = [
-            {"level": s.level, "index": s.index, "pte_pa": hex(s.pte_pa), "pte": hex(s.pte)}
-            for s in result.steps
-        ]
-        found: dict[str, Any] = {
-            "va": hex(va),
-            "mode": mode.name,
-            "access": kind.verb,
-            "privilege": "U" if user else "S",
-            "steps": steps,
-        }
-        if isinstance(result, Translation):
-            found |= {"pa": hex(result.pa), "level": result.level, "page": mode.span(result.level)}
-        else:
-            found |= {"refused": result.rule.name, "level": result.level, "cause": result.cause}
-        _print_json(found)
-    else:
-        click.echo(f"{kind.verb} in {'U' if user else 'S'}-mode")
-        click.echo("\n".join(describe_walk(mode, satp_root(satp), va, result, satp_asid(satp))))
-    ctx.exit(0 if isinstance(result, Translation) else 1)
-
-
-@main.command()
-@click.argument("program", required=False)
-@click.option("--tree", is_flag=True, help="The tables themselves, level by level.")
-@_paging
-@_ram
-@_machine
-@slab_option
-@_access
-@_json
-def tables(
-    program: str | None,
-    tree: bool,
-    paging: str,
-    ram_size: int,
-    machine: str | None,
-    slab: str,
-    access: str,
-    as_json: bool,
-) -> None:
-    """Show what is mapped: merged ranges in the columns of QEMU's `info mem`, or the tree.
-
-    Without PROGRAM: the kernel's tables after boot. With a program: its address space as
-    it is loaded, the kernel's half included; a bare or firmware guest is run first.
-    """
-    from emu import tables as page_tables
-    from emu.paging import satp_root
-
-    ram, mode, satp, _ = _tables_of(program, MODES[paging], ram_size, machine, access, slab)
-    root = satp_root(satp)
-    if tree and as_json:
-        _print_json(
-            [
-                {"level": e.level, "index": e.index, "va": hex(e.va), "pte": hex(e.pte)}
-                for e in page_tables.entries(ram, mode, root)
-            ]
-        )
-    elif tree:
-        click.echo(page_tables.tree(ram, mode, root))
-    elif as_json:
-        _print_json(
-            [
-                {"va": hex(r.va), "pa": hex(r.pa), "size": r.size, "attr": r.attributes}
-                for r in page_tables.ranges(ram, mode, root)
-            ]
-        )
-    else:
-        click.echo(page_tables.info_mem(page_tables.ranges(ram, mode, root)))
-
-
 @main.command()
 @click.argument("program", required=False)
 @click.argument("arguments", nargs=-1)
@@ -572,6 +396,7 @@ def _first_comment(source: Path) -> str:
     return " ".join(lines)
 
 
+register_look(main, SizeParameter(), _print_json)
 register_proc(main, SizeParameter(), _print_json)
 register_compare(main, SizeParameter(), _print_json)
 register_boot(main, SizeParameter(), _print_json)

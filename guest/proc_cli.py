@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,9 @@ from emu.board import RAM_SIZE_DEFAULT
 from emu.paging import MODES
 from guest.runner import Options, UsageError
 from guest.system import System
+
+if TYPE_CHECKING:
+    from mm.what import What
 
 SLABS = ("slub", "slab", "slob")
 VIEWS = (
@@ -285,10 +289,15 @@ def register(
         else:
             click.echo(text, nl=False)
 
+    # Here, for the two share options with this file.
+    from guest.look_cli import load_option, refuse_beside_load, symbols_option
+
     @main.command("what")
     @click.argument("address")
     @click.argument("program", required=False)
     @click.argument("arguments", nargs=-1)
+    @load_option
+    @symbols_option
     @paging
     @ram
     @slab_option
@@ -296,7 +305,10 @@ def register(
     @keep_option
     @as_json
     @click.option("--page-owner", is_flag=True, help="Record who allocates each page.")
+    @click.pass_context
     def what_command(
+        ctx: click.Context,
+        /,
         address: str,
         program: str | None,
         arguments: tuple[str, ...],
@@ -307,22 +319,36 @@ def register(
         keep: bool,
         as_json: bool,
         page_owner: bool,
+        load: Path | None,
+        symbols: Path | None,
     ) -> None:
         """Say what ADDRESS (hexadecimal; virtual or physical) is.
 
         For a virtual address: its area, the PTE that maps it, and the frame behind it. For
         any frame: zone, block, free or allocated as what (slab object, page table, page of a
         vmalloc area ...), and every place that maps it. After boot, or after PROGRAM has run;
-        an address of user space is PROGRAM's.
+        an address of user space is PROGRAM's. With --load: in the tables that a snapshot's hart
+        stands in, of whatever guest: what maps the address, and who else maps the frame.
 
         \b
         pagewalk what ffffffd600400000
         pagewalk what 80400000
         pagewalk what 10000 hello
+        pagewalk what ffffffff80002000 --load linux.snap
         """
+        if load is not None or symbols is not None:
+            from guest import look
+
+            if load is None:
+                raise UsageError("--symbols names what is in a snapshot: give --load FILE too")
+            refuse_beside_load(ctx)
+            show(look.what(look.load_snapshot(load, symbols), _address(address)), as_json)
+            return
         views = ["page_owner"] if page_owner else []
         system = _state(program, arguments, paging, ram_size, slab, append, keep, views, True)
-        found = _what(system, _address(address))
+        show(_what(system, _address(address)), as_json)
+
+    def show(found: What, as_json: bool) -> None:
         if as_json:
             facts = {k: _json_value(k, v) for k, v in found.facts.items()}
             print_json(

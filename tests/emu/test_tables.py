@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from itertools import pairwise
+
 import pytest
 from harness import TABLES, A, D, G, R, Tables, U, V, W, X
 
 from emu import tables
-from emu.paging import SV39, SV48, SV57
+from emu.paging import SV39, SV48, SV57, pte_attributes
 from emu.ram import Ram
 
 RW = V | R | W | A | D
@@ -123,3 +127,63 @@ def test_tables_that_point_to_themselves_end_in_an_error(monkeypatch: pytest.Mon
     ram.array(ram.base, 512)[:] = ram.base >> 12 << 10 | 1
     with pytest.raises(tables.TooManyEntries, match="point to themselves"):
         tables.info_mem(tables.ranges(ram, SV57, ram.base))
+
+
+def scattered(ram: Ram, rng: random.Random) -> Tables:
+    """Sv48 tables with runs, gaps, pages of all sizes, and pointers that are broken."""
+    made = Tables(ram, 4)
+    for _ in range(40):
+        level = rng.choice((0, 0, 0, 1, 2))
+        span = 4096 << 9 * level
+        va = rng.randrange(1 << 47) if rng.random() < 0.2 else rng.randrange(1 << 33)
+        va, pa = va & -span, rng.randrange(1 << 50) & -span
+        flags = V | rng.choice((R, R | W, R | X, X, R | W | X)) | rng.choice((0, U, G, A | D))
+        for i in range(rng.choice((1, 1, 3, 600))):
+            at = va + i * span
+            if at < 1 << 47:
+                with contextlib.suppress(AssertionError):  # something larger is there already
+                    rsw = 1 << 8 if rng.random() < 0.1 else 0
+                    made.map(at, pa + i * span, flags | rsw, level)
+    ram.write64(made.root + 8 * 300, made.root >> 12 << 10 | V)
+    ram.write64(made.root + 8 * 301, 0x1000 >> 12 << 10 | V)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_runs_are_the_entries(seed: int) -> None:
+    """The fast way through the tree finds what the plain one does, entry by entry."""
+    it = scattered(Ram(64 << 20), random.Random(seed))
+    expanded = []
+    found = list(tables.runs(it.ram, SV48, it.root))
+    for run in found:
+        span = SV48.span(run.level)
+        for i in range(run.count):
+            where = run.va + i * span, run.pa + i * span
+            expanded.append((run.level, run.index + i, *where, run.attributes, run.bad))
+    wanted = [
+        (e.level, e.index, e.va, e.pa, pte_attributes(e.pte) if e.pte & (R | X) else "", e.bad)
+        for e in tables.entries(it.ram, SV48, it.root)
+    ]
+    assert expanded == wanted
+    for before, after in pairwise(found):  # as long as they can be
+        assert not (
+            before.attributes == after.attributes != ""
+            and (before.level, before.index + before.count) == (after.level, after.index)
+            and before.pa + before.count * SV48.span(before.level) == after.pa
+        ), f"{before} goes on in {after}"
+    assert max(run.count for run in found) > 100
+
+
+def test_a_table_that_is_wrong_is_refused_before_anything_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    it = sv39()
+    for count in (10, 11):  # as test_entries_come_in_order... counts them
+        monkeypatch.setattr(tables, "ENTRIES_MAX", count)
+        if count == 11:
+            assert len(list(tables.runs(it.ram, SV39, it.root))) == 2 + 4 + 1 + 1
+        else:
+            with pytest.raises(tables.TooManyEntries):
+                tables.runs(it.ram, SV39, it.root)
+            with pytest.raises(tables.TooManyEntries):
+                tables.tree_lines(it.ram, SV39, it.root)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for asm.py
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for guest_kit.py
 
 from guest_kit import Kernel

@@ -10,18 +10,18 @@ Sources: Documentation/arch/riscv/vm-layout.rst for where things are; arch/riscv
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from linux_probe import Mapping
-from linux_views import PAGE, PFN_MASK, PRESENT, SWAPPED, Area, Vma, Views
+from linux_views import PAGE, PFN_MASK, PRESENT, SWAPPED, UNPURGED, Area, Resource, Views, Vma
 
 from emu import tables
 from emu.paging import PagingMode
 from emu.ram import Ram
 from emu.walk import Access, Translation, WalkConfig, walk
 
-R, W, X, U, G, A, D = (1 << i for i in range(1, 8))
+R, W, X, U, G, A, D = _BITS = tuple(1 << i for i in range(1, 8))
 
 # Begin and end (VA) of each part, from vm-layout.rst.
 _SHARED_REGIONS = {
@@ -79,9 +79,14 @@ class Comparison:
         self.root = root
         self.views = views
         self.differences: list[str] = []
-        self.regions = REGIONS[mode.name]
+        self.regions = self.regions_of(mode)
         self.upper_half = (1 << 64) - (1 << (mode.va_bits - 1))
         self.leaves = list(self.scan(0, 1 << 64))
+
+    @staticmethod
+    def regions_of(mode: PagingMode) -> dict[str, tuple[int, int]]:
+        """The parts of the kernel's half by name: begin and end (VA)."""
+        return REGIONS[mode.name]
 
     def differ(self, va: int, text: str) -> None:
         self.differences.append(f"{va:#x}: {text}")
@@ -146,17 +151,20 @@ class Comparison:
 
     def check_dump(self) -> None:
         """The dump shows what the walk finds, no more and no less."""
-        shown: dict[int, tuple[int, str]] = {}
-        for it in tables.ranges(self.ram, self.mode, self.root):
-            for offset in range(0, it.size, PAGE):
-                shown[it.va + offset] = (it.pa + offset, it.attributes)
+        walked: list[tables.Range] = []
         for leaf in self.leaves:
-            for offset in range(0, leaf.size, PAGE):
-                found = (leaf.pa + offset, _letters(leaf.bits))
-                if (told := shown.pop(leaf.va + offset, None)) != found:
-                    self.differ(leaf.va + offset, f"walks to {found}, and the dump says {told}")
-        for va, told in shown.items():
-            self.differ(va, f"the dump says {told}, and the walk refuses")
+            last = walked[-1] if walked else tables.Range(0, 0, 0, "")
+            letters = _letters(leaf.bits)
+            if (leaf.va, leaf.pa, letters) == (
+                last.va + last.size, last.pa + last.size, last.attributes
+            ):  # fmt: skip
+                walked[-1] = tables.Range(last.va, last.pa, last.size + leaf.size, letters)
+            else:
+                walked.append(tables.Range(leaf.va, leaf.pa, leaf.size, letters))
+        shown = tables.ranges(self.ram, self.mode, self.root)
+        for it in set(walked) ^ set(shown):
+            which = "walk" if it in walked else "dump"
+            self.differ(it.va, f"only in the {which}: PA {it.pa:#x}, {it.size} bytes")
 
     def check_halves(self) -> None:
         """U below and not above, G above and not below, no page both writable and executable."""
@@ -178,9 +186,7 @@ class Comparison:
             return
         pa = leaf.pa + va - leaf.va
         for i in range(256, 512):
-            if (mine := self.ram.read64(self.root + 8 * i)) != (
-                own := self.ram.read64(pa + 8 * i)
-            ):
+            if (mine := self.ram.read64(self.root + 8 * i)) != (own := self.ram.read64(pa + 8 * i)):
                 at = self.mode.canonical(i << self.mode.shift(self.mode.levels - 1))
                 self.differ(at, f"root PTE {mine:#x}, and {own:#x} in swapper_pg_dir")
 
@@ -188,8 +194,12 @@ class Comparison:
         """vmalloc and modules: each area's pages, the guard behind them, and nothing else."""
         frames: dict[int, int] = {}
         for area in self.views.areas:
-            if "pcpu_get_vm_areas" in area.caller:
-                continue  # filled as needed, and without a guard: see below
+            if area.caller.startswith("pcpu_get_vm_areas"):
+                continue  # filled as needed, and without a guard
+            if area.caller == UNPURGED:  # freed, and not yet given to others
+                for va in range(area.begin, area.end, PAGE):
+                    self.want_nothing(va, "an area that was freed")
+                continue
             guard = area.end - PAGE
             self.want_nothing(guard, "the guard page")
             count = (guard - area.begin) // PAGE
@@ -257,5 +267,171 @@ class Comparison:
             else:
                 self.want_page(va, name, R, X)
 
-    def _system_ram(self) -> list[tables.Range]:
-        raise NotImplementedError
+    def check_direct_map(self) -> None:
+        """All System RAM, and nothing else; of the kernel's image text and rodata only read.
+
+        Behind the image a frame is rw-, unless an area holds it with other rights: then it has
+        the same here (__set_memory in arch/riscv/mm/pageattr.c changes both).
+        """
+        views, at = self.views, self.views.symbols
+        begin, _ = self.regions["direct"]
+        leaves = self.inside("direct")
+        offset = begin - min(it.begin for it in views.iomem if it.begin >= self.ram.base)
+        for leaf in leaves:
+            if leaf.va - leaf.pa != offset:
+                self.differ(leaf.va, f"mapped to {leaf.pa:#x}, not {leaf.va - offset:#x}")
+        wanted = _merged((it.begin + offset, it.end + offset) for it in self._system_ram())
+        got = _merged((leaf.va, leaf.end) for leaf in leaves)
+        for low, high in _without(wanted, got):
+            self.differ(low, f"System RAM up to {high - offset - 1:#x} is not mapped")
+        for low, high in _without(got, wanted):
+            self.differ(low, f"mapped up to {high:#x}, and no System RAM")
+        image = at["_start"] - (at["_text"] - views.resource("Kernel code").begin)
+        to_direct = offset - (at["_start"] - image)
+        for first, end in (("_start", "_etext"), ("__start_rodata", "__end_rodata")):
+            for va in range(at[first] & -PAGE, at[end], PAGE):
+                self.want_page(va + to_direct, f"{first}..{end}", R, W)
+        rights = {
+            leaf.pa + i: leaf.bits & (R | W | X)
+            for leaf in (*self.inside("vmalloc"), *self.inside("modules"))
+            for i in range(0, leaf.size, PAGE)
+        }
+        low, high = at["_start"] + to_direct, at["_end"] + to_direct
+        for leaf in leaves:
+            got_rights = leaf.bits & (R | W | X)
+            for va in range(leaf.va, leaf.end, PAGE):
+                if low <= va < high:
+                    if got_rights & ~W != R:
+                        self.differ(va, f"{_letters(leaf.bits)} in the kernel's image")
+                elif got_rights != (want := rights.get(va - offset, R | W)):
+                    self.differ(va, f"{_letters(leaf.bits)}, and in its area {_letters(want)}")
+
+    def check_vmemmap(self) -> None:
+        """A struct page for every frame of System RAM, in frames of System RAM."""
+        begin, _ = self.regions["vmemmap"]
+        ram = self._system_ram()
+        first = min(it.begin for it in self.views.iomem if it.begin >= self.ram.base)
+        leaves = self.inside("vmemmap")
+        wanted = _merged(
+            (
+                begin + (it.begin - first) // PAGE * _STRUCT_PAGE_SIZE & -_VMEMMAP_UNIT,
+                begin - (-(it.end - first) // PAGE * _STRUCT_PAGE_SIZE & -_VMEMMAP_UNIT),
+            )
+            for it in ram
+        )
+        got = _merged((leaf.va, leaf.end) for leaf in leaves)
+        for low, high in _without(wanted, got):
+            self.differ(low, f"no struct pages up to {high:#x}")
+        for low, high in _without(got, wanted):
+            self.differ(low, f"struct pages up to {high:#x}, for no RAM")
+        for leaf in leaves:
+            if not any(it.begin <= leaf.pa < leaf.pa + leaf.size <= it.end for it in ram):
+                self.differ(leaf.va, f"struct pages at PA {leaf.pa:#x}, no System RAM")
+            if not leaf.bits & W or leaf.bits & X:
+                self.differ(leaf.va, f"struct pages {_letters(leaf.bits)}")
+
+    def check_fixmap(self, dtb_pa: int) -> None:
+        """What is fixed is the device tree (create_fdt_early_page_table); it is never code."""
+        leaves = self.inside("fixmap")
+        if not any(leaf.pa <= dtb_pa < leaf.pa + leaf.size for leaf in leaves):
+            self.differ(self.regions["fixmap"][0], f"the device tree {dtb_pa:#x} is not mapped")
+        for leaf in leaves:
+            if leaf.bits & X:
+                self.differ(leaf.va, "executable")
+
+    def check_vmas(self) -> None:
+        """A process's pages lie in its VMAs and can do no more than these say.
+
+        A private page that can be written may still be shared, and then is read-only.
+        """
+        vmas = self.views.vmas
+        for leaf in self.leaves:
+            if leaf.va >= self.upper_half:
+                continue
+            vma = next((v for v in vmas if v.begin <= leaf.va < leaf.end <= v.end), None)
+            if vma is None:
+                self.differ(leaf.va, f"mapped to PA {leaf.pa:#x}, in no VMA")
+                continue
+            rights, want = leaf.bits & (R | W | X), _rights(vma)
+            if rights & ~W != want & ~W or rights & ~want:
+                self.differ(leaf.va, f"{_letters(leaf.bits)} in a VMA {vma.rights} {vma.name}")
+
+    def check_pagemap(self) -> None:
+        """Frame by frame. What PROT_NONE keeps from the hart, pagemap still calls present."""
+        for vma in self.views.vmas:
+            for va in range(vma.begin, vma.end, PAGE):
+                entry = self.views.pagemap.get(va // PAGE)
+                if entry is None or entry & SWAPPED:
+                    self.differ(va, f"pagemap tells {entry}")
+                    continue
+                leaf = self.leaf(va)
+                if leaf is None:
+                    if entry & PRESENT and vma.rights[:3] != "---":
+                        self.differ(va, f"PFN {entry & PFN_MASK:#x} in pagemap, and not mapped")
+                    continue
+                pfn = (leaf.pa + va - leaf.va) // PAGE
+                if not entry & PRESENT:
+                    self.differ(va, f"mapped to PFN {pfn:#x}, and not present in pagemap")
+                elif entry & PFN_MASK != pfn:
+                    self.differ(va, f"mapped to PFN {pfn:#x}, in pagemap {entry & PFN_MASK:#x}")
+
+    def check_probe(self, mappings: tuple[Mapping, ...]) -> None:
+        """What the process did itself: pages it touched are there, the others are not."""
+        vmas = {(v.begin, v.end): v for v in self.views.vmas}
+        for it in mappings:
+            vma = vmas.get((it.va, it.end))
+            if vma is None or vma.rights != it.rights:
+                self.differ(it.va, f"{it.rights} was asked for, and maps has {vma}")
+                continue
+            huge: set[int] = set()
+            for i in it.written if it.rights[:3] != "---" else ():
+                va = it.va + i * PAGE
+                # A mapping that was made read-only may lose W, but its pages stay dirty.
+                self.want_page(va, "a page that was written", _rights(vma) | U | A | D, 0)
+                leaf = self.leaf(va)
+                if leaf is not None and leaf.size > PAGE:
+                    huge.update(range(leaf.va, leaf.end, PAGE))
+            for i in it.read:
+                self.want_page(it.va + i * PAGE, "a page that was read", R | U | A, W)
+            if it.huge and not huge:
+                self.differ(it.va, "no huge page")
+            touched = {it.va + i * PAGE for i in (*it.written, *it.read)}
+            for va in range(it.va, it.end, PAGE):
+                if va not in huge and (va not in touched or it.rights[:3] == "---"):
+                    self.want_nothing(va, f"a page that nobody can have touched, {it.rights},")
+
+    def _system_ram(self) -> list[Resource]:
+        return [it for it in self.views.iomem if it.depth == 0 and it.name == "System RAM"]
+
+
+def _letters(bits: int) -> str:
+    return "".join(c if bits & bit else "-" for bit, c in zip(_BITS, "rwxugad", strict=True))
+
+
+def _rights(vma: Vma) -> int:
+    return sum(bit for bit, c in zip((R, W, X), vma.rights, strict=False) if c != "-")
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(spans):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return found
+
+
+def _without(
+    spans: list[tuple[int, int]], others: list[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """What of ``spans`` lies in none of ``others``; both are merged."""
+    for low, high in spans:
+        for other_low, other_high in others:
+            if other_high <= low or other_low >= high:
+                continue
+            if low < other_low:
+                yield low, other_low
+            low = other_high
+        if low < high:
+            yield low, high

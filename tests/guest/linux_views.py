@@ -13,8 +13,8 @@ PAGE = 4096
 AT = "views"
 """Where the script lies in the initramfs."""
 
-# The areas of vmalloc come last and by the shell alone: no process has a kernel stack then that
-# is gone when the machine is stopped. What makes them is left to settle before.
+# The areas of vmalloc come last, after a while, and by the shell alone, whose `read` waits without
+# a process: none has a kernel stack then that is gone when the machine is stopped.
 SCRIPT = r"""
 dmesg -n 1
 echo 1 > /proc/sys/kernel/kptr_restrict
@@ -39,7 +39,7 @@ cat /proc/modules
 echo "=== kallsyms"
 grep -E ' (SYMBOLS)$' /proc/kallsyms
 grep -F '[brd]' /proc/kallsyms | grep -vF .L
-sleep 2
+read -t 2 nothing
 echo "=== vmallocinfo"
 while IFS= read -r line; do echo "$line"; done < /proc/vmallocinfo
 echo "=== end"
@@ -50,6 +50,8 @@ SYMBOLS = (
 )  # fmt: skip
 SCRIPT = SCRIPT.replace("SYMBOLS", "|".join(SYMBOLS))
 
+UNPURGED = "unpurged vm_area"
+"""What stands for a caller where an area was freed and its addresses wait for a purge."""
 PRESENT = 1 << 63
 SWAPPED = 1 << 62
 PFN_MASK = (1 << 55) - 1
@@ -142,6 +144,8 @@ def _area(line: str) -> Area:
     if int(end, 16) - int(begin, 16) != int(size):
         raise ValueError(f"its size is another: {line!r}")
     pages, phys, flags = None, None, []
+    if rest == UNPURGED:
+        return Area(int(begin, 16), int(end, 16), rest, None, None, frozenset())
     caller, *words = rest.split() or [""]
     for word in words:
         name, _, value = word.partition("=")

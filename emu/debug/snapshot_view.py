@@ -1,0 +1,51 @@
+"""A machine that stands still: RAM and the hart's registers out of a snapshot, to look at.
+
+No board is built, so no disk of the machine is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from emu.csr import Priv
+from emu.debug.snapshot_file import NOT_A_STATE, Reader, SnapshotError, read_pages
+from emu.paging import PagingMode, mode_of_satp
+from emu.ram import Ram
+
+
+@dataclass(frozen=True)
+class SnapshotView:
+    """``pc`` is a VA, or a PA without translation; ``satp`` and ``mstatus`` as the hart has them.
+
+    ``mode``: what ``satp`` selects, None for no translation.
+    """
+
+    ram: Ram = field(repr=False)
+    pc: int
+    priv: Priv
+    satp: int
+    mstatus: int
+    mode: PagingMode | None
+
+
+def view(path: str | os.PathLike[str]) -> SnapshotView:
+    """What the snapshot at ``path`` holds. Raises SnapshotError."""
+    with Reader(path) as reader:
+        state = reader.state(lambda done, total: None)
+        try:
+            ram = Ram(state["ram"]["size"], state["ram"]["base"])
+            hart = state["hart"]
+            pc, satp, mstatus = (_register(hart[name]) for name in ("pc", "satp", "mstatus"))
+            found = SnapshotView(ram, pc, Priv(hart["priv"]), satp, mstatus, mode_of_satp(satp))
+        except NOT_A_STATE as e:
+            why = str(e).replace("\n", " ") or type(e).__name__
+            raise SnapshotError(f"{reader.path}: no machine can be made of it: {why}") from e
+        read_pages(ram, reader)
+        return found
+
+
+def _register(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError(f"{value!r} is no register")
+    return value
