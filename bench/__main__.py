@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bench.rows import COSTS, ROWS, Cost, Row
+from bench.rows import COSTS, ROWS, SIZES, Cost, Row, Size
 
 
 def _time(seconds: float) -> str:
@@ -38,7 +38,7 @@ def _ratios(rows: Sequence[Row]) -> int:
 
 def _costs(rows: Sequence[Cost]) -> int:
     """Print what operations cost; how many are over their limit."""
-    print(f"{'operation':<31}{'':<33}{'one':>10}{'one of 64':>11}{'ratio':>8}{'limit':>7}")
+    print(f"\n{'operation':<31}{'':<33}{'one':>10}{'one of 64':>11}{'ratio':>8}{'limit':>7}")
     over = 0
     for row in rows:
         found = row.measure()
@@ -54,17 +54,33 @@ def _costs(rows: Sequence[Cost]) -> int:
     return over
 
 
+def _sizes(rows: Sequence[Size]) -> int:
+    """Print what memory is taken; how many rows are over their limit."""
+    print(f"\n{'memory':<31}{'':<33}{'MB':>10}{'at most':>26}")
+    over = 0
+    for row in rows:
+        result = row.measure()
+        if isinstance(result, str):
+            print(f"{row.what:<64}{result}")
+            continue
+        found, note = result
+        verdict = "  OVER" if found > row.limit else ""
+        over += bool(verdict)
+        print(f"{row.what:<64}{found / 1e6:>10.0f}{row.limit / 1e6:>26.0f}{verdict}  {note}")
+    return over
+
+
 def _ratio(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
-    rows = [row for row in ROWS if word in row.what]
+    ratios = [row for row in ROWS if word in row.what]
+    sizes = [row for row in SIZES if word in row.what]
     costs = [row for row in COSTS if word in row.what]
-    over = _ratios(rows) if rows else 0
-    if rows and costs:
-        print()
+    over = _ratios(ratios) if ratios else 0
+    over += _sizes(sizes) if sizes else 0
     over += _costs(costs) if costs else 0
     return 1 if over else 0
 

@@ -18,6 +18,7 @@ import unicorn
 import unicorn.unicorn_const as ucc
 
 import mm
+from bench import board
 from bench import operations as op
 from bench.guests import HERE, compiled
 from bench.measure import Ratio, ratio, timed
@@ -177,6 +178,30 @@ def _on_each(measure: Callable[..., tuple[Ratio, str]], *fills: Any) -> list[Cal
 _SIZE = _on_each(op.ram_size)
 _LIVE = _on_each(op.live_objects, op.PAGES, op.OBJECTS, op.AREAS)
 
+_QEMU = board.QEMU
+_QEMU_OPENSBI = "the same, OpenSBI on both sides"
+
+
+def _board(
+    what: str, against: str, limit: float | None, measure: Callable[[], tuple[Ratio, str]]
+) -> Row:
+    return Row(what, against, limit, lambda: board.or_why(measure))
+
+
+_BOARD = (
+    _board("Linux to the shell prompt", _QEMU, 1.0, partial(board.linux_prompt, "ours")),
+    _board("Linux to the shell prompt", _QEMU_OPENSBI, 1.0, partial(board.linux_prompt, "opensbi")),
+    _board("Linux, the scripted session", _QEMU, 1.3, partial(board.linux_session, "ours")),
+    _board(
+        "Linux, the scripted session", _QEMU_OPENSBI, 1.3, partial(board.linux_session, "opensbi")
+    ),
+    _board("OpenSBI to its banner", _QEMU, 0.5, board.opensbi_banner),
+    Row("board: SBI call", _QEMU, None, partial(board.cost, "call")),
+    Row("board: device register read", _QEMU, None, partial(board.cost, "mmio")),
+    Row("board: timer set and taken", _QEMU, None, partial(board.cost, "timer")),
+    Row("board: timer interrupt late by", _QEMU, None, partial(board.cost, "late")),
+)
+
 ROWS = (
     Row("pagewalk run hello", "import unicorn, capstone, numpy", 2.5, run_hello),
     Row("boot with 64 GiB", "boot with 64 MiB", 1.3, boot_size),
@@ -185,6 +210,7 @@ ROWS = (
     Row("store loop in an RW page", "qemu-system-riscv64", None, store_loop),
     Row("guest: kmalloc+kfree", "the same by trap", 1 / 20, partial(op.fast_path, "kmalloc")),
     Row("guest: alloc_page+free_page", "the same by trap", 1 / 20, partial(op.fast_path, "page")),
+    *_BOARD,
     Row("alloc_page+free, 64 GiB", "with 64 MiB", 1.5, _SIZE[0]),
     Row("kmalloc(64)+kfree, 64 GiB", "with 64 MiB", 1.5, _SIZE[1]),
     Row("vmalloc(1M)+vfree, 64 GiB", "with 64 MiB", 1.5, _SIZE[2]),
@@ -208,3 +234,15 @@ COSTS = (
     Cost("kmalloc(64) + kfree", partial(op.bulk, op.slab_bulk, op.kmalloc_pair), 0.1),
     Cost("vmalloc(1 MiB) + vfree", partial(op.single, op.vmalloc_pair, 100)),
 )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Memory, in bytes, and the most that it may be."""
+
+    what: str
+    measure: Callable[[], tuple[int, str] | str]
+    limit: int
+
+
+SIZES = (Size("Linux: resident over guest RAM", lambda: board.or_why(board.resident), 100_000_000),)

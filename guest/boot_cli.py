@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import signal
 import sys
 import tempfile
 import threading
@@ -16,14 +18,16 @@ import click
 
 from emu.stop import Stop, StopReason
 from guest import boot_session
-from guest.boot import BIOS_NONE, BIOS_PYTHON, Booted, BootOptions, prepare, resume
+from guest.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, prepare, resume
 from guest.console import write_bytes
 from guest.runner import EXIT_WFI, Outcome, UsageError, describe
+from guest.terminal import Output
 from guest.trace_options import TraceRequest, trace_options
 
 RAM_SIZE_DEFAULT = 256 << 20  # bytes
 FETCHED = ("linux", "u-boot")  # kernels of `pagewalk fetch`, by name
 OPENSBI = "opensbi"
+_KEPT_SIZE = 16 << 20  # bytes of the console's text in --json
 
 
 def find_kernel(name: str, folder: Path) -> Path:
@@ -222,12 +226,18 @@ def _boot(
     as_json: bool,
     **plain: Any,
 ) -> int:
-    console: list[bytes] = []
+    if timeout is not None and not timeout < threading.TIMEOUT_MAX:  # not a number, too
+        raise UsageError(f"--timeout {timeout:g}: no number of seconds that can be waited")
+    for option, path in (("--save", save), ("--core", core)):
+        if path is not None:
+            _check_writable(option, path)
+    console = _Kept()
+    output = None if as_json else _standard_output()
     with tempfile.TemporaryDirectory(prefix="pagewalk-") as folder:
         options = BootOptions(
             kernel=None if kernel is None else find_kernel(kernel, Path(folder)),
             disks=disks,
-            output=console.append if as_json else write_bytes,
+            output=console.write if as_json else output.write if output else write_bytes,
             **plain,
         )
         options.bios = _find_bios(bios)
@@ -240,27 +250,61 @@ def _boot(
             booted = prepare(options)
     with contextlib.closing(booted.board):
         if dump_dtb is not None:
-            dump_dtb.write_bytes(booted.dtb)
+            try:
+                dump_dtb.write_bytes(booted.dtb)
+            except OSError as e:
+                raise UsageError(f"--dump-dtb {dump_dtb}: {e.strerror or e}") from None
             return 0
-        session = boot_session.Session(booted, save, gdb_port)
-        with trace, _time_limit(booted, timeout) as timed_out:
+        session = boot_session.Session(booted, save, gdb_port, output)
+        with trace, _time_limit(session, timeout):
             trace.attach(booted.board, booted.symbols)
             stop = session.run(with_input=not as_json)
         outcome = describe(
             kernel or str(load or bios), "boot", booted.board.hart, stop, booted.symbols
         )
-        if timed_out.is_set() and stop.reason is StopReason.INTERRUPTED:
-            outcome.status = EXIT_WFI
-            outcome.notes[:] = [f"{timeout:g} s are over, at {outcome.where}"]
-        elif session.was_ended:
-            outcome.status = 0
-            outcome.notes[:] = [f"ended by Ctrl-A x at {outcome.where}"]
+        if stop.reason is StopReason.INTERRUPTED and session.ended_by is not None:
+            _say_who_ended_it(outcome, session.ended_by, timeout)
         if save is not None and stop.reason in (StopReason.INTERRUPTED, StopReason.WFI):
             session.save()
         if core is not None:
             session.write_core(core)
-    _show(outcome, stop, b"".join(console), print_json if as_json else None)
+    _show(outcome, stop, console, print_json if as_json else None)
     return outcome.status
+
+
+class _Kept:
+    """The console's last bytes, of a guest that may print without end.
+
+    ``lost``: how many bytes have gone before ``data``.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.lost = 0
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+        if len(self.data) > 2 * _KEPT_SIZE:  # not each time: it moves what stays
+            self.lost += len(self.data) - _KEPT_SIZE
+            del self.data[:-_KEPT_SIZE]
+
+
+def _standard_output() -> Output | None:
+    try:
+        return Output(sys.stdout.fileno())
+    except OSError:  # somebody who calls us has put another object there
+        return None
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Before the run that the file is to be made of. Raises UsageError."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{option} {path}: not a regular file")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise UsageError(f"{option} {path}: no such folder: {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{option} {path}: nothing can be written to {folder}")
 
 
 def _refuse_beside_load(kernel: str | None, plain: dict[str, Any]) -> None:
@@ -289,33 +333,40 @@ def _complete_linux(options: BootOptions) -> None:
 
 
 @contextlib.contextmanager
-def _time_limit(booted: Booted, seconds: float | None) -> Iterator[threading.Event]:
-    over = threading.Event()
+def _time_limit(session: boot_session.Session, seconds: float | None) -> Iterator[None]:
     if seconds is None:
-        yield over
+        yield
         return
-
-    def end() -> None:
-        over.set()
-        booted.board.hart.stop()
-
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(seconds, session.end, [boot_session.TIMEOUT])
+    timer.daemon = True
     timer.start()
     try:
-        yield over
+        yield
     finally:
         timer.cancel()
         timer.join()
 
 
+def _say_who_ended_it(outcome: Outcome, who: str, seconds: float | None) -> None:
+    if who == boot_session.TIMEOUT:
+        outcome.status = EXIT_WFI
+        outcome.notes[:] = [f"{seconds:g} s are over, at {outcome.where}"]
+    elif who == boot_session.ESCAPE:
+        outcome.status = 0
+        outcome.notes[:] = [f"ended by {who} at {outcome.where}"]
+    elif who != signal.SIGINT.name:  # which `describe` has told of
+        outcome.status = 128 + signal.Signals[who]
+        outcome.notes[:] = [f"ended by {who} at {outcome.where}"]
+
+
 def _show(
-    outcome: Outcome, stop: Stop, console: bytes, print_json: Callable[[Any], None] | None
+    outcome: Outcome, stop: Stop, console: _Kept, print_json: Callable[[Any], None] | None
 ) -> None:
     if print_json is None:
         if stop.detail and stop.reason is StopReason.EXIT:
             outcome.notes.append(stop.detail)
-        for text in (*outcome.notes, outcome.explanation):
-            if text:
+        with contextlib.suppress(OSError):  # nobody is there: the status tells
+            for text in filter(None, (*outcome.notes, outcome.explanation)):
                 click.echo(f"pagewalk: {text}", err=True)
         return
     told = dataclasses.asdict(outcome)
@@ -324,7 +375,8 @@ def _show(
         "exit": told.pop("status"),
         "reason": stop.reason.value,
         "detail": stop.detail,
-        "console": console.decode("utf-8", "replace"),
+        "console": console.data.decode("utf-8", "replace"),
+        "console_lost": console.lost,
         "fault": None if trap is None else repr(trap),
     }
     print_json(told)

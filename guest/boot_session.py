@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from emu.csr import PRIV_NAMES
+from emu import words as W
+from emu.csr import IRQ_MEI, IRQ_SEI, PRIV_NAMES
 from emu.debug import core, snapshot
+from emu.debug.gdb import GdbServer
 from emu.stop import Stop, StopReason
 from guest import terminal
 from guest.boot import Booted
@@ -21,6 +23,7 @@ from guest.runner import UsageError
 _ASK_AGAIN = 0.001  # seconds
 # Signals that end the machine in good order: the terminal is to be as it was.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_EXTERNAL = 1 << IRQ_MEI | 1 << IRQ_SEI  # bits of mie
 ESCAPE, TIMEOUT = "Ctrl-A x", "timeout"
 
 
@@ -45,6 +48,7 @@ class Session:
         self._output = output
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._runs = False  # in `_run`
+        self._server: GdbServer | None = None
         self.ended_by: str | None = None
 
     def run(self, with_input: bool) -> Stop:
@@ -65,6 +69,8 @@ class Session:
             self.ended_by = why
         if self._output is not None:
             self._output.give_up()
+        if self._server is not None:
+            self._server.stop()
         self._ask("end")
 
     def _ask(self, command: str) -> None:
@@ -115,7 +121,8 @@ class Session:
             hart.wake.set()  # a hart that waits looks again whether it waits for ever
 
         def idle_when_heard(wake: threading.Event) -> bool:
-            return board.clock.idle(wake, board.has_input and board.uart.is_heard)
+            wakes = board.uart.is_heard and hart.words[W.MIE] & _EXTERNAL
+            return board.clock.idle(wake, board.has_input and bool(wakes))
 
         with terminal.raw(0) as is_terminal:
             if is_terminal:
@@ -165,7 +172,7 @@ class Session:
         """Write the snapshot. Raises UsageError."""
         assert self._save_path is not None
         try:
-            snapshot.save(self._board, self._save_path, parts=_parts(self._booted))
+            snapshot.save(self._board, self._save_path, parts=self._booted.parts())
         except snapshot.SnapshotError as e:
             raise UsageError(str(e)) from None
         terminal.say(f"saved to {self._save_path}")
@@ -178,19 +185,15 @@ class Session:
             raise UsageError(str(e)) from None
 
     def _serve_gdb(self, port: int) -> Stop:
-        raise NotImplementedError
-
-
-def _parts(booted: Booted) -> dict[str, snapshot.Part]:
-    return {} if booted.sbi is None else {"sbi": booted.sbi}
-
-
-def load(booted: Booted, path: Path) -> None:
-    """Make the board what the snapshot holds. Raises UsageError."""
-    try:
-        snapshot.load(booted.board, path, parts=_parts(booted))
-    except snapshot.SnapshotError as e:
-        raise UsageError(str(e)) from None
+        try:
+            self._server = GdbServer(
+                self._board, port, terminal.say, self._run, self._booted.symbols
+            )
+        except OSError as e:
+            raise UsageError(f"--gdb {port}: {e.strerror or e}") from None
+        if self.ended_by:  # before there was a server to tell
+            self._server.stop()
+        return self._server.serve()
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ HELP = (
 )
 _READ_SIZE = 4096  # bytes
 _AGAIN = 0.01  # seconds between offers to a guest that takes no more
-_DEAF = 1.0  # seconds without taking anything, after which a guest does not listen
+_PATIENCE = 1.0  # seconds without taking anything, after which a guest does not listen
 _POKE_AGAIN = 0.001  # seconds
 # Ignored where nobody handles it, so one that comes late does no harm.
 _POKE = signal.SIGURG
@@ -77,7 +77,7 @@ def raw(fd: int) -> Iterator[bool]:
     import tty
 
     before = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSANOW)  # what was typed ahead stays
     mode = termios.tcgetattr(fd)
     mode[1] |= termios.OPOST
     termios.tcsetattr(fd, termios.TCSANOW, mode)
@@ -109,6 +109,7 @@ class Typing:
         self._receive = receive
         self._ended = ended
         self._escapes = escapes
+        self._deaf = False  # the guest has taken nothing for long
         self._quit = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name="terminal", daemon=True)
@@ -133,17 +134,21 @@ class Typing:
             self._ended()
 
     def _offer(self, data: bytes) -> None:
-        """Until all is taken; on a terminal, until the guest is deaf and something is typed."""
+        """Until all is taken; on a terminal, until the guest is deaf and more is typed."""
         since = time.monotonic()
         while data and not self._quit.is_set():
             taken = self._receive(data)
             data = data[taken:]
             if taken:
+                self._deaf = False
                 since = time.monotonic()
-            elif self._escapes is None or time.monotonic() - since < _DEAF:
+            elif self._escapes is None:
                 self._quit.wait(_AGAIN)
-            elif self._is_ready(_AGAIN):
-                return
+            else:
+                self._deaf = self._deaf or time.monotonic() - since > _PATIENCE
+                if self._deaf and self._is_ready(_AGAIN):
+                    return
+                self._quit.wait(_AGAIN)
 
     def _is_ready(self, timeout: float | None) -> bool:
         """Whether something can be read from ``fd``, within ``timeout`` seconds."""
@@ -214,7 +219,5 @@ class Output:
 def say(line: str) -> None:
     """A line of ours, to standard error, on a terminal of which the guest has the cursor."""
     with contextlib.suppress(OSError):  # nobody is there who would read it
-        sys.stderr.write(
-            f"\r\npagewalk: {line}\r\n" if sys.stderr.isatty() else f"pagewalk: {line}\n"
-        )
+        sys.stderr.write(f"\npagewalk: {line}\n" if sys.stderr.isatty() else f"pagewalk: {line}\n")
         sys.stderr.flush()

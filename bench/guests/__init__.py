@@ -15,5 +15,9 @@ HERE = Path(__file__).parent
 def compiled(name: str, kind: build.Kind, suffix: str) -> Elf:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / f"{name}{suffix}"
-        build.build(kind, [HERE / f"{name}.c"], output, Path(folder))
+        compile_to(name, kind, output)
         return elf_file.load(output)
+
+
+def compile_to(name: str, kind: build.Kind, output: Path) -> None:
+    build.build(kind, [HERE / f"{name}.c"], output, output.parent)
