@@ -258,7 +258,8 @@ def _boot(
         session = boot_session.Session(booted, save, gdb_port, output)
         with trace, _time_limit(session, timeout):
             trace.attach(booted.board, booted.symbols)
-            stop = session.run(with_input=not as_json)
+            # A person would type blind.
+            stop = session.run(with_input=not as_json or not os.isatty(0))
         outcome = describe(
             kernel or str(load or bios), "boot", booted.board.hart, stop, booted.symbols
         )

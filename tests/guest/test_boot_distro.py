@@ -7,6 +7,9 @@ QEMU too. A guest that cannot be had skips its test and says why.
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -170,3 +173,13 @@ def test_two_deterministic_runs_are_the_same(guests: Guests, tmp_path: Path) -> 
         assert script.passed, script.missing()
     assert seen[0][1], "no trap was counted"
     assert seen[0] == seen[1]
+
+
+def test_json_takes_piped_input_too(guests: Guests) -> None:
+    """`(echo ...; echo exit) | pagewalk boot linux --json`: what is typed waits for the shell."""
+    typed = "echo $((6 * 7))\nexit\n"
+    command = [sys.executable, "-m", "guest.cli", "boot", "linux", "--json"]
+    done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=SECONDS)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit"], told["reason"]) == (0, 0, "exit")
+    assert "\n42\r\n" in told["console"].replace("\r\r", "\r")
