@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,3 +51,8 @@ def pagewalk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         return result
 
     return call
+
+
+# Under nohup it is ignored, and each program that is started here would inherit that.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -177,24 +177,13 @@ def test_log_is_linux_like(kernel: mm.Kernel) -> None:
     assert "SLUB: HWalign=64, Order=0-3, MinObjects=0, CPUs=1, Nodes=1" in text
 
 
-def test_boot_does_not_depend_on_the_size_of_ram() -> None:
-    """64 GiB boot in less than 1.3 times of 64 MiB, and touch a few MiB of the host's."""
-
-    def once(size: int) -> float:
-        ram = Ram(size)
-        start = time.perf_counter()
-        mm.boot(ram, mm.Config(paging=SV48))
-        return time.perf_counter() - start
-
-    once(64 << 20)
+def test_boot_touches_little_of_much_ram() -> None:
+    """64 GiB take a few MiB of the host's memory; how long it takes is measured in bench."""
+    mm.boot(Ram(64 << 20), mm.Config(paging=SV48))
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    small, large = [], []
     for _ in range(9):
-        small.append(once(64 << 20))
-        large.append(once(64 << 30))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss
-    assert min(large) < 1.3 * min(small), (min(small), min(large))
-    assert grown < 8192  # KiB
+        mm.boot(Ram(64 << 30), mm.Config(paging=SV48))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 8192  # KiB
 
 
 def test_check_of_64_gib_leaves_the_untouched_alone() -> None:
