@@ -19,14 +19,17 @@ from typing import TYPE_CHECKING
 
 import unicorn.unicorn_const as ucc
 
-from emu import inside
+from emu import inside, words
+from emu.csr import Priv
 from emu.paging import PAGE_SHIFT
+from emu.ram import sparse
 from emu.walk import Access, Refusal
 
 if TYPE_CHECKING:
     from emu.hart import Hart
 
-_CHUNK = 1 << 16  # bytes
+_CHUNK_SHIFT = 16
+_CHUNK = 1 << _CHUNK_SHIFT  # bytes
 # Each refill of the TLB looks through all hooks: one hook covers chunks that lie this near
 # to each other. Linux's boot made 173 hooks without it and took 3.6 s, 17 and 2.2 s with it.
 _NEAR = 512 << 10  # bytes
@@ -48,9 +51,14 @@ class Coherence:
         self._hart = hart
         self._extents: list[_Extent] = []
         self._inert = inside.MEM_CB(lambda *_: False)
+        # A byte for each chunk of RAM, not 0: code there is watched. Linux's boot makes 65,000
+        # blocks, and calls Python for 1,000 of them.
+        self._seen = sparse(-(-hart.ram.size >> _CHUNK_SHIFT))
         edge = inside.EDGE_CB(self._on_block)
         hart.callbacks.extend((self._inert, edge))
-        inside.hook(hart.uc, ucc.UC_HOOK_EDGE_GENERATED, edge)
+        callback, data = hart.access.new_block_hook(hart.ram.base, self._seen, _CHUNK_SHIFT, edge)
+        inside.hook(hart.uc, ucc.UC_HOOK_EDGE_GENERATED, callback, data=data)
+        hart.access.speed_bare_stores()
 
     def holds_code(self, pa: int, size: int) -> bool:
         """Whether any of ``[pa, pa + size)`` lies where code has been translated."""
@@ -69,16 +77,19 @@ class Coherence:
 
     def _see(self, va: int) -> None:
         """Code at ``va`` has been translated."""
-        pa = self._hart.access.physical(va)
+        hart = self._hart
+        hart.access.load()
+        # Of M-mode's fetches MPRV says nothing; `physical` looks as a load would.
+        pa = va if hart.words[words.PRIV] == Priv.M else hart.access.physical(va)
         if pa is None:  # the public way, or a page that may be executed but not read
-            result = self._hart.walk(va, Access.EXECUTE)
+            result = hart.walk(va, Access.EXECUTE)
             if isinstance(result, Refusal):
                 return
             pa = va if result is None else result.pa
-        for extent in self._extents:
-            if extent.first <= pa < extent.end:
-                return
-        self._watch(pa & -_CHUNK)
+        if not any(extent.first <= pa < extent.end for extent in self._extents):
+            self._watch(pa & -_CHUNK)
+        if hart.ram.contains(pa):
+            self._seen[pa - hart.ram.base >> _CHUNK_SHIFT] = 1
 
     def _watch(self, first: int) -> None:
         """Make stores to the chunk at ``first`` (PA) slow."""

@@ -15,6 +15,7 @@ it, with one interface:
 from __future__ import annotations
 
 import ctypes as C
+import mmap
 import os
 import weakref
 from collections.abc import Callable
@@ -41,6 +42,7 @@ _UC_INIT_DONE = 2035
 _CPU_ENV = 0x128  # CPUState.env_ptr
 _CPU_INTERRUPT_REQUEST = 28
 _CPU_MEM_IO_PC = 0x8178  # the place in translated code from which a device was reached
+_CPU_TLB_FILL = 0x93A0  # CPUClass.tlb_fill
 _CPU_EXEC_INTERRUPT = 0x93E8  # CPUClass.cpu_exec_interrupt; the class is part of the CPU
 _CPU_ICOUNT_HIGH = 36098
 _HOOK_BEGIN, _HOOK_CALLBACK = 24, 40  # struct hook: begin and end, callback
@@ -134,7 +136,7 @@ def grow_hook(handle: int, callback: Any, first: int, last: int) -> None:
     The engine looks through all hooks of a kind each time: few wide ones are faster than
     many. The handle is a pointer to `struct hook`. Raises InsideError when it is not.
     """
-    if _peek(handle + _HOOK_CALLBACK, 8) != C.cast(callback, C.c_void_p).value:
+    if _peek(handle + _HOOK_CALLBACK, 8) != _address(callback):
         raise InsideError("struct hook is not laid out as expected")
     C.c_uint64.from_address(handle + _HOOK_BEGIN).value = first
     C.c_uint64.from_address(handle + _HOOK_BEGIN + 8).value = last
@@ -194,6 +196,22 @@ class StateAccess(Protocol):
 
     def drop_code(self, offset: int, size: int) -> None:
         """Drop what was translated from ``size`` bytes of RAM, ``offset`` from its base."""
+
+    def speed_bare_stores(self) -> None:
+        """Let stores be fast where nothing is translated, if that can be had.
+
+        For those who see to it that code stays coherent: a store to a page that has been
+        code is no longer slow by itself.
+        """
+
+    def new_block_hook(
+        self, base: int, seen: mmap.mmap, chunk_shift: int, unseen: Any
+    ) -> tuple[Any, int | None]:
+        """A callback for UC_HOOK_EDGE_GENERATED, and its data, that calls ``unseen``.
+
+        ``unseen`` is an EDGE_CB; it need not be called for blocks in chunks of memory whose byte
+        in ``seen`` is not 0. The first chunk is at ``base`` (PA).
+        """
 
     def obey_count(self, on: bool) -> None:
         """Prepare for `emu_start` with a count, or without one again.
@@ -330,6 +348,14 @@ class PublicAccess:
     def drop_code(self, offset: int, size: int) -> None:
         self.flush_code()
 
+    def speed_bare_stores(self) -> None:
+        pass
+
+    def new_block_hook(
+        self, base: int, seen: mmap.mmap, chunk_shift: int, unseen: Any
+    ) -> tuple[Any, int | None]:
+        return unseen, None
+
     def csr(self, csr: int, value: int | None = None) -> int | None:
         register = _CSR_REGISTERS.get(csr)
         if register is None:
@@ -371,7 +397,10 @@ class InsideAccess:
             self._csrrw = _lib.riscv_csrrw_debug_riscv64
             self._get_ops = _lib.riscv_get_csr_ops_riscv64
             self._set_ops = _lib.riscv_set_csr_ops_riscv64
-            find_mapping = C.cast(_lib.find_memory_mapping_riscv64, C.c_void_p).value or 0
+            find_mapping = _address(_lib.find_memory_mapping_riscv64)
+            self._tlb_fill = _address(_lib.riscv_cpu_tlb_fill_riscv64)
+            self._pmp_allows = _address(_lib.pmp_hart_has_privs_riscv64)
+            self._set_page = _address(_lib.tlb_set_page_riscv64)
         except AttributeError as e:
             raise InsideError(f"libunicorn does not export {e}") from e
         handle = uc._uch.value or 0
@@ -384,8 +413,10 @@ class InsideAccess:
         self._check_interrupt_request()
         if _peek(handle + _UC_MEMORY_MAPPING, 8) != find_mapping:
             raise InsideError("uc_struct.memory_mapping is not where it should be")
+        if _peek(self._cpu + _CPU_TLB_FILL, 8) != self._tlb_fill:
+            raise InsideError("CPUClass.tlb_fill is not where it should be")
         self._memory_mapping = C.c_uint64.from_address(handle + _UC_MEMORY_MAPPING)
-        self._mapping = find_mapping, C.cast(_no_mapping, C.c_void_p).value or 0
+        self._mapping = find_mapping, _address(_no_mapping)
         self._cs = C.c_void_p(self._cpu)
         # With it, only the start of a block asks for exits: no AMO or device access is
         # cut in two and run twice, and loads and stores lose a helper call.
@@ -394,6 +425,7 @@ class InsideAccess:
         _accesses[self._env] = self
         self.on_error: Callable[[BaseException], None] = _raise
         self._watches: list[Any] = []
+        self._filters: list[Any] = []
         self._reads: dict[int, CsrRead] = {}
         self._writes: dict[int, CsrWrite] = {}
 
@@ -470,6 +502,21 @@ class InsideAccess:
         pa = self._physical(self._cs, C.c_uint64(va & -4096))
         return None if pa == _M64 else int(pa) | va & 4095
 
+    def speed_bare_stores(self) -> None:
+        if native.available():
+            slot = C.c_uint64.from_address(self._cpu + _CPU_TLB_FILL)
+            slot.value = native.tlb_fill(_CPU_ENV, self._tlb_fill, self._pmp_allows, self._set_page)
+
+    def new_block_hook(
+        self, base: int, seen: mmap.mmap, chunk_shift: int, unseen: Any
+    ) -> tuple[Any, int | None]:
+        if not native.available():
+            return unseen, None
+        at = C.addressof(C.c_uint8.from_buffer(seen))
+        data = native.BlockFilter(self._cpu, self._env, base, len(seen), at, _address(unseen))
+        self._filters.append((data, seen, unseen))
+        return native.block_filter(_address(self._physical), chunk_shift), C.addressof(data)
+
     def mask_csr(self, csr: int, word: int, mask: int) -> None:
         if not native.available():
             self.override_csr(csr, lambda _original: self.words[word] & mask, None)
@@ -503,7 +550,7 @@ class InsideAccess:
         """
         at = self._cpu + _CPU_EXEC_INTERRUPT
         original = _peek(at, 8)
-        if original != C.cast(_lib.riscv_cpu_exec_interrupt_riscv64, C.c_void_p).value:
+        if original != _address(_lib.riscv_cpu_exec_interrupt_riscv64):
             raise InsideError("CPUClass.cpu_exec_interrupt is not where it should be")
         slot, ask, words = C.c_uint64.from_address(at), _EXEC_INTERRUPT(original), self.words
 
@@ -515,7 +562,7 @@ class InsideAccess:
             return took
 
         callback = _EXEC_INTERRUPT(exec_interrupt)
-        slot.value = C.cast(callback, C.c_void_p).value or 0
+        slot.value = _address(callback)
 
         def end() -> None:
             slot.value = original
@@ -534,6 +581,11 @@ class InsideAccess:
             C.c_uint64(mask),
         )
         return None if status else old.value
+
+
+def _address(function: Any) -> int:
+    """Where a function of the library, or a callback of ours, is in this process."""
+    return C.cast(function, C.c_void_p).value or 0
 
 
 _no_mapping = _MEMORY_MAPPING(lambda _uc, _pa: None)
@@ -622,10 +674,10 @@ def _install_override(access: InsideAccess, csr: int) -> None:
     operation = _CSR_OP(operate)
     _keep.extend((always, operation))
     ops = _CsrOps(
-        original.predicate or C.cast(always, C.c_void_p).value,
+        original.predicate or _address(always),
         None,
         None,
-        C.cast(operation, C.c_void_p).value,
+        _address(operation),
     )
     access._set_ops(C.c_int(csr), C.byref(ops))
 

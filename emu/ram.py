@@ -36,6 +36,18 @@ class RamError(Exception):
         self.size = size
 
 
+def sparse(size: int) -> mmap.mmap:
+    """``size`` bytes of zeroed host memory, of which only what is touched costs anything.
+
+    Raises ValueError when the host cannot map so much.
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    try:
+        return mmap.mmap(-1, size, flags=flags)
+    except (OSError, OverflowError, ValueError) as e:
+        raise ValueError(f"the host cannot map {size} bytes of memory: {e}") from e
+
+
 class Ram:
     """``size`` bytes of RAM at physical address ``base`` (both multiples of a page).
 
@@ -51,11 +63,7 @@ class Ram:
             raise ValueError(f"RAM of {size} bytes at {base:#x}: both must be whole pages")
         if base + size > 1 << 56:
             raise ValueError(f"RAM of {size} bytes at {base:#x} ends above the 56-bit PA space")
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        try:
-            self._map = mmap.mmap(-1, size, flags=flags)
-        except (OSError, OverflowError, ValueError) as e:
-            raise ValueError(f"the host cannot map {size} bytes of RAM: {e}") from e
+        self._map = sparse(size)
         # A huge page would make one touched struct page cost 2 MiB of host memory.
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             with contextlib.suppress(OSError):  # a host kernel without huge pages

@@ -22,7 +22,7 @@ from emu.stop import StopReason
 ROUNDS = 3000
 FUNCTION = RAM + 0x4_0000  # PA of the code that changes
 VA_CODE, VA_DATA = 0x10_0000, 0x20_0000
-ADDI_A0, RET = 0x0000_0513, 0x0000_8067
+ADDI_A0, RET, ECALL = 0x0000_0513, 0x0000_8067, 0x0000_0073
 MTI = 7
 
 batch = Batch()
@@ -89,6 +89,135 @@ def test_a_store_through_the_same_mapping_is_seen(bench: Bench) -> None:
 def test_a_store_without_translation_is_seen(bench: Bench) -> None:
     bench.hart.keep_code_coherent()
     assert rewrite(bench, FUNCTION, FUNCTION, priv=3) == 0
+
+
+# As REWRITE; before each store a load of every page from a4 up to a5, so that the engine's TLB
+# (256 entries, and more when it is well used) has lost what it knew of the code's page.
+REWRITE_AND_SWEEP = batch(
+    """
+    li s1, 0
+    li s2, 0
+    11: andi t0, s1, 2047
+    slli t1, t0, 20
+    li t2, 0x513
+    or t1, t1, t2
+    mv t3, a4
+    12: ld zero, (t3)
+    add t3, t3, a6
+    bltu t3, a5, 12b
+    sw t1, (a1)
+    fence.i
+    jalr a2
+    beq a0, t0, 13f
+    addi s2, s2, 1
+    13: addi s1, s1, 1
+    bltu s1, a3, 11b
+    wfi
+    """
+)
+
+
+def rewrite_and_sweep(bench: Bench, priv: int) -> int:
+    put_function(bench)
+    stop = bench.run(
+        REWRITE_AND_SWEEP, priv=priv, a1=FUNCTION, a2=FUNCTION, a3=ROUNDS // 10,
+        a4=RAM + 0x10_0000, a5=bench.ram.end, a6=4096,
+    )  # fmt: skip
+    assert stop.reason is StopReason.WFI
+    assert bench.reg("s1") == ROUNDS // 10
+    return bench.reg("s2")
+
+
+@pytest.mark.parametrize("priv", [1, 3])
+def test_a_store_without_translation_is_seen_behind_other_pages(bench: Bench, priv: int) -> None:
+    bench.hart.keep_code_coherent()
+    assert rewrite_and_sweep(bench, priv) == 0
+
+
+# M-mode makes a1 the code of S-mode, which is entered at a2 with translation on, a3 times. In
+# between nothing is written that would flush the TLB, such as mstatus.MPP.
+REWRITE_FOR_S = batch(
+    """
+    .balign 4
+    for_s_main:
+    li s1, 0
+    li s2, 0
+    li t3, 0x1800
+    csrc mstatus, t3
+    li t3, 0x800
+    csrs mstatus, t3
+    14: andi t0, s1, 2047
+    slli t1, t0, 20
+    li t2, 0x513
+    or t1, t1, t2
+    sw t1, (a1)
+    fence.i
+    csrw mepc, a2
+    mret
+    .balign 4
+    for_s_vector:
+    beq a0, t0, 15f
+    addi s2, s2, 1
+    15: addi s1, s1, 1
+    bltu s1, a3, 14b
+    wfi
+    """
+)
+
+
+def rewrite_for_s(bench: Bench) -> int:
+    bench.ram.write32(FUNCTION, ADDI_A0)
+    bench.ram.write32(FUNCTION + 4, ECALL)
+    bench.translate().map(VA_CODE, FUNCTION, V | R | X | A | D)
+    bench.w[words.MTVEC] = CODE + REWRITE_FOR_S.offset("for_s_vector")
+    main = CODE + REWRITE_FOR_S.offset("for_s_main")
+    bench.load(REWRITE_FOR_S)
+    stop = bench.run(pc=main, a1=FUNCTION, a2=VA_CODE, a3=ROUNDS)
+    assert stop.reason is StopReason.WFI
+    assert bench.reg("s1") == ROUNDS
+    return bench.reg("s2")
+
+
+def test_m_mode_writes_the_code_of_s_mode(bench: Bench) -> None:
+    """The page is executed through a translation only, and written without one."""
+    bench.hart.keep_code_coherent()
+    assert rewrite_for_s(bench) == 0
+
+
+def test_fast_bare_stores_need_coherence(inside: Bench) -> None:
+    """What the test above would find if the two did not go together."""
+    inside.hart.access.speed_bare_stores()
+    assert rewrite_for_s(inside) > ROUNDS * 0.9
+
+
+# M-mode writes code at a1 and calls it at a2 while MPRV would translate its loads and stores.
+NEW_CODE_UNDER_MPRV = batch(
+    """
+    li t0, 0x513
+    sw t0, (a1)
+    li t0, 0x8067
+    sw t0, 4(a1)
+    li t3, 0x20800
+    csrs mstatus, t3
+    jalr a2
+    csrc mstatus, t3
+    li t0, 0x00700513
+    sw t0, (a1)
+    jalr a2
+    wfi
+    """
+)
+
+
+def test_code_is_found_by_its_own_address_under_mprv(bench: Bench) -> None:
+    """Loads of M-mode are translated then, its fetches are not."""
+    bench.hart.keep_code_coherent()
+    tables = bench.translate()
+    tables.map(FUNCTION, RAM + 0x80_0000)
+    bench.run(NEW_CODE_UNDER_MPRV, a1=FUNCTION, a2=FUNCTION)
+    assert bench.reg("a0") == 7
+    assert bench.hart.coherence is not None and bench.hart.coherence.holds_code(FUNCTION, 4)
+    assert not bench.hart.coherence.holds_code(RAM + 0x80_0000, 4)
 
 
 # Frame after frame becomes the page at a2: written through a1 + i * 4096 (not executable),
