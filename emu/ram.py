@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from emu.paging import PAGE_SHIFT as PAGE_SHIFT
 from emu.paging import PAGE_SIZE as PAGE_SIZE
+
+if TYPE_CHECKING:  # imported by those who ask for arrays: it takes longer than a board's start
+    import numpy.typing as npt
 
 RAM_BASE = 0x8000_0000  # QEMU virt: VIRT_DRAM
 
@@ -138,13 +138,15 @@ class Ram:
     def fill(self, pa: int, size: int, byte: int = 0) -> None:
         """Set ``size`` bytes at ``pa`` to ``byte``."""
         offset = self._offset(pa, size, 1)
-        np.frombuffer(self._map, np.uint8, size, offset)[:] = byte
+        ctypes.memset(self.host_address + offset, byte, size)
 
-    def array(self, pa: int, count: int, dtype: npt.DTypeLike = np.uint64) -> npt.NDArray[Any]:
+    def array(self, pa: int, count: int, dtype: npt.DTypeLike = "u8") -> npt.NDArray[Any]:
         """A numpy view of ``count`` items at ``pa``: shares the memory, copies nothing.
 
         ``pa`` must be a multiple of the alignment of ``dtype``.
         """
+        import numpy as np
+
         kind = np.dtype(dtype)
         offset = self._offset(pa, count * kind.itemsize, kind.alignment)
         return np.frombuffer(self._map, kind, count, offset)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emu import devicetree
 from emu.board import RAM_SIZE_DEFAULT
 from emu.csr import Priv
-from emu.debug import snapshot
 from emu.debug.symbols import Symbols
 from emu.devices.disk_image import DiskImage
 from emu.virt import VirtBoard
@@ -24,8 +25,11 @@ from firmware.fw_dynamic import fw_dynamic_info
 from firmware.sbi import Sbi
 from guest import kernel_image, user_file
 from guest.kernel_image import KernelImage
+from guest.outcome import UsageError
 from guest.placement import Initrd, Placement, place
-from guest.runner import UsageError
+
+if TYPE_CHECKING:  # imported by those who load or save a snapshot
+    from emu.debug import snapshot
 
 BIOS_PYTHON, BIOS_NONE = "python", "none"
 _RNG_SEED_SIZE = 32  # bytes, as QEMU gives them
@@ -107,6 +111,7 @@ def _load(
     seed = board.random.randbytes(_RNG_SEED_SIZE)
     in_m_mode = options.bios != BIOS_PYTHON
 
+    @cache  # the placement asks for the same tree again
     def tree(where: Initrd | None) -> bytes:
         if blob is not None:
             try:
@@ -139,6 +144,8 @@ def resume(options: BootOptions, path: Path) -> Booted:
     RAM size, clock and who holds M are the snapshot's. Raises ValueError (one line),
     UsageError.
     """
+    from emu.debug import snapshot
+
     found = snapshot.summary(path)
     disks = [DiskImage(path, mode) for path, mode in options.disks]
     board = VirtBoard(

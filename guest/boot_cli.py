@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import click
 from emu.stop import Stop, StopReason
 from guest import boot_session
 from guest.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, prepare, resume
+from guest.cli_kit import SizeParameter, print_json
 from guest.console import write_bytes
-from guest.runner import EXIT_WFI, Outcome, UsageError, describe
+from guest.outcome import EXIT_WFI, Outcome, UsageError, describe
 from guest.terminal import Output
 from guest.trace_options import TraceRequest, trace_options
 
@@ -37,12 +38,13 @@ def find_kernel(name: str, folder: Path) -> Path:
 
     Raises UsageError.
     """
-    from guest import build, runner
+    from guest import build
+    from guest.shipped import shipped as shipped_guests
 
     if not name:
         raise UsageError("the kernel's name is empty")
     path = Path(name)
-    shipped = runner.shipped()
+    shipped = shipped_guests()
     if path.is_file() or (path.exists() and name not in (*FETCHED, *shipped)):
         if path.is_dir() or path.suffix in build.SOURCE_SUFFIXES:
             try:
@@ -88,7 +90,7 @@ class DiskParameter(click.ParamType[tuple[Path, str]]):
         return Path(value), "cow"
 
 
-def register_boot(main: click.Group, size: click.ParamType[int], print_json: Any) -> None:
+def register(main: click.Group) -> None:
     """Add the command to ``main``."""
 
     @main.command()
@@ -130,7 +132,12 @@ def register_boot(main: click.Group, size: click.ParamType[int], print_json: Any
         help="Write the device tree that the guest is given, and end.",
     )
     @click.option(
-        "--ram", "ram_size", type=size, default=RAM_SIZE_DEFAULT, show_default="256M", help="RAM."
+        "--ram",
+        "ram_size",
+        type=SizeParameter(),
+        default=RAM_SIZE_DEFAULT,
+        show_default="256M",
+        help="RAM.",
     )
     @click.option(
         "--deterministic",
@@ -208,11 +215,10 @@ def register_boot(main: click.Group, size: click.ParamType[int], print_json: Any
         a fault that nobody handles, 130 for an interrupted run, 124 when the time is up or
         nothing can wake the hart, 2 for bad input.
         """
-        ctx.exit(_boot(print_json=print_json, **given))
+        ctx.exit(_boot(**given))
 
 
 def _boot(
-    print_json: Callable[[Any], None],
     kernel: str | None,
     bios: str,
     disks: tuple[tuple[Path, str], ...],
@@ -269,7 +275,7 @@ def _boot(
             session.save()
         if core is not None:
             session.write_core(core)
-    _show(outcome, stop, console, print_json if as_json else None)
+    _show(outcome, stop, console, as_json)
     return outcome.status
 
 
@@ -360,10 +366,8 @@ def _say_who_ended_it(outcome: Outcome, who: str, seconds: float | None) -> None
         outcome.notes[:] = [f"ended by {who} at {outcome.where}"]
 
 
-def _show(
-    outcome: Outcome, stop: Stop, console: _Kept, print_json: Callable[[Any], None] | None
-) -> None:
-    if print_json is None:
+def _show(outcome: Outcome, stop: Stop, console: _Kept, as_json: bool) -> None:
+    if not as_json:
         if stop.detail and stop.reason is StopReason.EXIT:
             outcome.notes.append(stop.detail)
         with contextlib.suppress(OSError):  # nobody is there: the status tells

@@ -10,15 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emu import words as W
 from emu.csr import IRQ_MEI, IRQ_SEI, PRIV_NAMES
-from emu.debug import core, snapshot
-from emu.debug.gdb import GdbServer
 from emu.stop import Stop, StopReason
 from guest import terminal
 from guest.boot import Booted
-from guest.runner import UsageError
+from guest.outcome import UsageError
+
+if TYPE_CHECKING:  # imported by those who ask for gdb; snapshots and cores likewise
+    from emu.debug.gdb import GdbServer
 
 _ASK_AGAIN = 0.001  # seconds
 # Signals that end the machine in good order: the terminal is to be as it was.
@@ -170,6 +172,8 @@ class Session:
 
     def save(self) -> None:
         """Write the snapshot. Raises UsageError."""
+        from emu.debug import snapshot
+
         assert self._save_path is not None
         try:
             snapshot.save(self._board, self._save_path, parts=self._booted.parts())
@@ -179,12 +183,16 @@ class Session:
 
     def write_core(self, path: Path) -> None:
         """Write an ELF core. Raises UsageError."""
+        from emu.debug import core
+
         try:
             core.write(self._board, path)
         except core.CoreError as e:
             raise UsageError(str(e)) from None
 
     def _serve_gdb(self, port: int) -> Stop:
+        from emu.debug.gdb import GdbServer
+
         try:
             self._server = GdbServer(
                 self._board, port, terminal.say, self._run, self._booted.symbols

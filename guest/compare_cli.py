@@ -7,14 +7,15 @@ freelists that it could pop itself), so that each call traps and is seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from emu.paging import MODES
-from guest.runner import Options, UsageError
+from guest.cli_kit import SizeParameter, print_json
+from guest.outcome import UsageError
+from guest.runner import Options
 from mm.alloc_trace import GENERATED, Op, dump, parse
 
 
@@ -67,9 +68,7 @@ def record(program: str, arguments: Sequence[str], ram_size: int) -> list[Op]:
     return ops
 
 
-def register(
-    main: click.Group, size: click.ParamType[int], print_json: Callable[[Any], None]
-) -> None:
+def register(main: click.Group) -> None:
     """Add `compare` to the command line."""
 
     @main.command("compare")
@@ -82,7 +81,7 @@ def register(
         multiple=True,
         help="Only this one; may be given more than once. Default: all three.",
     )
-    @click.option("--ram", "ram_size", type=size, default=64 << 20, show_default="64M",
+    @click.option("--ram", "ram_size", type=SizeParameter(), default=64 << 20, show_default="64M",
                   help="RAM of each machine.")  # fmt: skip
     @click.option(
         "--record", "recording", type=click.Path(dir_okay=False), metavar="FILE",

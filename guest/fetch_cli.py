@@ -130,3 +130,8 @@ def _tell(found: Guests, disk: Path | None, as_json: bool) -> None:
         bios, uboot = shlex.quote(str(found.opensbi_dynamic)), shlex.quote(str(found.uboot))
         command = f"pagewalk boot {uboot} --bios {bios} --disk {shlex.quote(str(disk))}"
         click.echo(f"OpenSBI, U-Boot, and Linux from the disk:\n  {command}")
+
+
+def register(main: click.Group) -> None:
+    """Add `fetch` to the command line."""
+    main.add_command(fetch_command)

@@ -19,7 +19,7 @@ from emu.tables import Range, ranges, size_text
 from emu.walk import Access, Translation, WalkConfig, walk
 from guest import linux_layout
 from guest.boot import read_system_map
-from guest.runner import UsageError
+from guest.outcome import UsageError
 from mm.what import MAPPINGS_SHOWN, What
 
 # Lets the walk see every page, whosever it is.

@@ -14,8 +14,10 @@ from click.core import ParameterSource
 from emu.board import RAM_SIZE_DEFAULT
 from emu.paging import MODES, PagingMode
 from guest import look
+from guest.cli_kit import SizeParameter, print_json
+from guest.outcome import UsageError
 from guest.proc_cli import boot_config, slab_option
-from guest.runner import MACHINES, Options, UsageError
+from guest.runner import MACHINES, Options
 
 load_option = click.option(
     "--load",
@@ -124,9 +126,7 @@ def _tables(
     return look.load_snapshot(load, symbols)
 
 
-def register_look(
-    main: click.Group, size: click.ParamType[int], print_json: Callable[[Any], None]
-) -> None:
+def register(main: click.Group) -> None:
     """Add `walk` and `tables` to the command line."""
 
     def common(command: Callable[..., None]) -> Callable[..., None]:
@@ -139,7 +139,8 @@ def register_look(
                     help="Translation scheme of the kernel machine.",
                 ),
                 click.option(
-                    "--ram", "ram_size", type=size, default=RAM_SIZE_DEFAULT, show_default="64M",
+                    "--ram", "ram_size", type=SizeParameter(), default=RAM_SIZE_DEFAULT,
+                    show_default="64M",
                     help="RAM: bytes, or with K, M, G or T. Sparse: what is not touched costs "
                     "nothing.",
                 ),

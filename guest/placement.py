@@ -203,10 +203,10 @@ def _write(ram: Ram, start: int, image: KernelImage) -> None:
 
 def _zero(ram: Ram, pa: int, size: int) -> None:
     """Only where it is not zero: RAM that nobody touched costs the host nothing."""
-    step = 1 << 20
-    for at in range(pa, pa + size, step):
-        count = min(step, pa + size - at)
-        if ram.array(at, count, "u1").any():
+    zeros = bytes(1 << 20)
+    for at in range(pa, pa + size, len(zeros)):
+        count = min(len(zeros), pa + size - at)
+        if ram.read(at, count) != zeros[:count]:
             ram.fill(at, count)
 
 

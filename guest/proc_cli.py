@@ -8,7 +8,7 @@ says not to run its module_exit. The text is `mm.proc`'s and `mm.what`'s; nothin
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ import click
 
 from emu.board import RAM_SIZE_DEFAULT
 from emu.paging import MODES
-from guest.runner import Options, UsageError
+from guest.cli_kit import SizeParameter, print_json
+from guest.outcome import UsageError
+from guest.runner import Options
 from guest.system import System
 
 if TYPE_CHECKING:
@@ -211,18 +213,14 @@ def _state(
     return system
 
 
-def register(
-    main: click.Group,
-    size: click.ParamType[int],
-    print_json: Callable[[Any], None],
-) -> None:
+def register(main: click.Group) -> None:
     """Add `proc` and `what` to the command line."""
     paging = click.option(
         "--paging", type=click.Choice(list(MODES)), default="sv39", show_default=True,
         help="Translation scheme.",
     )  # fmt: skip
     ram = click.option(
-        "--ram", "ram_size", type=size, default=RAM_SIZE_DEFAULT, show_default="64M",
+        "--ram", "ram_size", type=SizeParameter(), default=RAM_SIZE_DEFAULT, show_default="64M",
         help="RAM: bytes, or with K, M, G or T.",
     )  # fmt: skip
     as_json = click.option(

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from emu import board
-from emu.csr import PRIV_NAMES, Priv
-from emu.debug.explain import explain
+from emu.csr import Priv
 from emu.debug.symbols import Symbols
-from emu.hart import Hart
 from emu.machine import Machine
 from emu.paging import PagingMode
 from emu.stop import Stop, StopReason
@@ -29,20 +27,13 @@ from guest import build, cmdline
 from guest import elf as elf_file
 from guest.elf import Elf, ElfError
 from guest.interrupt import stop_on_ctrl_c
+from guest.outcome import Outcome, UsageError, describe
+from guest.shipped import shipped
 from guest.system import System
 
 MACHINES = ("bare", "firmware", "kernel")
 _INSMOD = "insmod"  # the program in whose address space modules are loaded, as on Linux
 FIRMWARE_SIZE = 2 << 20  # bytes at the start of RAM that a kernel leaves alone
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
-EXIT_WFI = 124
-# A fault's exit status is 128 + the signal that Linux would send.
-_SIGNAL_OF_CAUSE = {0: 7, 2: 4, 3: 5, 4: 7, 6: 7}
-_SIGSEGV = 11
-
-
-class UsageError(Exception):
-    """The user asked for what cannot be; the text is one line."""
 
 
 @dataclass
@@ -62,30 +53,6 @@ class Options:
     config: dict[str, Any] = field(default_factory=dict)  # further members of mm.Config
     append: str = ""  # the kernel command line, see guest.cmdline
     keep_module: bool = False  # do not run module_exit
-
-
-@dataclass
-class Outcome:
-    """How a guest ended: its exit status, and for a fault the whole explanation."""
-
-    program: str
-    machine: str
-    stop: Stop
-    status: int
-    where: str  # pc, level and symbol at the end
-    explanation: str = ""
-    notes: list[str] = field(default_factory=list)
-
-
-def shipped() -> dict[str, Path]:
-    """The guests that come with the package: name to ELF."""
-    if not build.BUILT.exists():
-        images.reset_code()  # raises NotBuilt with what to do
-    found = {}
-    for _, folder, suffix in build.SHIPPED:
-        for path in sorted((build.BUILT / folder).glob(f"*{suffix}")):
-            found[path.stem] = path
-    return found
 
 
 def find(name: str, machine: str | None) -> Elf:
@@ -248,30 +215,3 @@ def arm_faults(system: System, options: Options) -> None:
     """Begin to inject the faults that the kernel command line asks for."""
     for action in cmdline.parse(options.append, options.ram_size).after_boot:
         action(system.kernel)
-
-
-def describe(program: str, kind: str, hart: Hart, stop: Stop, symbols: Symbols) -> Outcome:
-    """What a Stop means for the user."""
-    pc = hart.pc
-    # At an orderly end the symbols are not needed, and reading them takes its time.
-    name = None if stop.reason is StopReason.EXIT else symbols.name(pc)
-    where = f"{pc:#x}{f' <{name}>' if name else ''} in {PRIV_NAMES[hart.priv]}-mode"
-    outcome = Outcome(program, kind, stop, stop.code, where)
-    if stop.reason is StopReason.FAULT:
-        cause = stop.trap.cause if stop.trap else -1
-        outcome.status = 128 + _SIGNAL_OF_CAUSE.get(cause, _SIGSEGV)
-        if stop.trap:
-            outcome.explanation = explain(hart, stop.trap, symbols)
-        if stop.detail:
-            outcome.notes.append(stop.detail)
-    elif stop.reason is StopReason.INTERRUPTED:
-        outcome.status = EXIT_INTERRUPTED
-        outcome.notes.append(f"interrupted at {where}")
-    elif stop.reason is StopReason.WFI:
-        outcome.status = EXIT_WFI
-        outcome.notes.append(
-            f"the hart waits (wfi) for an interrupt that nothing can raise, before {where}"
-        )
-    for text in hart.access.missing[:1] if hart.access.name == "public" else ():
-        outcome.notes.append(f"hart on the public interface: {text}")
-    return outcome

@@ -16,16 +16,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from emu.board import TIMEBASE_HZ
 from emu.debug.symbols import Symbols
-from emu.debug.trace import KINDS, Tracer, attach, parse_kinds
-from emu.debug.trace_writers import FORMATS, LineWriter, Writer, format_of, open_writer
-from emu.instruction_clock import InstructionClock
+from emu.debug.trace_names import FORMATS, KINDS, format_of, parse_kinds
 from emu.machine import Machine
+
+if TYPE_CHECKING:  # imported by those who trace
+    from emu.debug.trace import Tracer
+    from emu.debug.trace_writers import Writer
 
 _NS_PER_TICK = 1_000_000_000 // TIMEBASE_HZ
 
@@ -81,6 +83,8 @@ class TraceRequest:
     def __enter__(self) -> TraceRequest:
         if not self.kinds:
             return self
+        from emu.debug.trace_writers import LineWriter, open_writer
+
         if self._path is None:
             self._writer = LineWriter(self._say)
             return self
@@ -103,6 +107,9 @@ class TraceRequest:
         """
         if self._writer is None:
             return
+        from emu.debug.trace import attach
+        from emu.instruction_clock import InstructionClock
+
         clock = machine.clock
         now = (lambda: clock.now() * _NS_PER_TICK) if isinstance(clock, InstructionClock) else None
         self._tracer = attach(

@@ -32,6 +32,7 @@ from emu.debug.trace_events import (
     SatpEvent,
     TrapEvent,
 )
+from emu.debug.trace_names import parse_kinds
 from emu.debug.trace_writers import LineWriter, Writer
 from emu.devices import Device
 from emu.hart import Handler, Hart
@@ -41,25 +42,9 @@ from emu.stop import Stop
 from emu.trap import Trap
 from emu.walk import Access, Refusal
 
-KINDS = ("trap", "mmu", "insn", "dev")
 _STORES = frozenset((0x23, 0x27))  # major opcodes
 _MASK64 = (1 << 64) - 1
 _FLUSH_NS = 250_000_000  # what is traced can be read by others so soon, while events come
-
-
-def parse_kinds(text: str) -> tuple[str, ...]:
-    """The kinds in ``trap,dev``, each once.
-
-    Raises ValueError with the kinds that there are.
-    """
-    found = []
-    for word in text.split(","):
-        kind = word.strip()
-        if kind not in KINDS:
-            raise ValueError(f"{kind!r} is not one of the kinds of trace: {', '.join(KINDS)}")
-        if kind not in found:
-            found.append(kind)
-    return tuple(found)
 
 
 def attach(

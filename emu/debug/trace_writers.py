@@ -11,21 +11,12 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import Protocol
 
 from emu.csr import PRIV_NAMES
 from emu.debug.trace_events import Event
+from emu.debug.trace_names import format_of
 
-FORMATS = ("text", "json", "perfetto")
-_FORMAT_OF_SUFFIX = {
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "perfetto",  # what Chrome and the Perfetto UI call a JSON trace
-    ".perfetto": "perfetto",
-    ".pftrace": "perfetto",
-    ".perfetto-trace": "perfetto",
-}
 _BUFFER_SIZE = 1 << 16  # characters
 
 
@@ -170,18 +161,6 @@ class JsonWriter:
 
     def close(self, time: int) -> None:
         self._file.close()
-
-
-def format_of(path: str, asked: str | None = None) -> str:
-    """Of `FORMATS`: the one asked for, or what the suffix says, else text.
-
-    Raises ValueError for another word.
-    """
-    if asked is None:
-        return _FORMAT_OF_SUFFIX.get(PurePath(path).suffix.lower(), "text")
-    if asked not in FORMATS:
-        raise ValueError(f"a trace's format is one of {', '.join(FORMATS)}, not {asked!r}")
-    return asked
 
 
 def open_writer(path: str, asked: str | None = None) -> Writer:

@@ -18,7 +18,7 @@ from guest import build
 from guest import elf as elf_file
 from guest.elf import Elf
 from guest.process import Process
-from guest.runner import shipped
+from guest.shipped import shipped
 from guest.system import System
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -23,7 +23,7 @@ import pytest
 from asm import assemble
 from click.testing import Result
 
-from guest.runner import shipped
+from guest.shipped import shipped
 
 Cli = Callable[..., Result]
 START = 0x8020_0000

@@ -18,7 +18,7 @@ from elf_kit import EXIT_7, LOOP, Load, R, X, make
 from guest_kit import compiled
 
 from guest import build
-from guest.runner import shipped
+from guest.shipped import shipped
 
 Cli = Callable[..., Result]
 MODES = ["sv39", "sv48", "sv57"]

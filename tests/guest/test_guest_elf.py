@@ -53,7 +53,7 @@ from emu.stop import StopReason
 from guest import elf as elf_file
 from guest.cli import main
 from guest.elf import ElfError
-from guest.runner import shipped
+from guest.shipped import shipped
 
 Cli = Callable[..., Result]
 
@@ -434,7 +434,7 @@ def test_the_command_line_survives_damaged_files(
     real = Machine.run
     # A damaged program may run for ever; the boot is far shorter than this.
     monkeypatch.setattr(Machine, "run", lambda self, count=0: real(self, count or COUNT))
-    monkeypatch.setattr("guest.cli.poll_input", lambda: b"")
+    monkeypatch.setattr("guest.run_cli.poll_input", lambda: b"")
     path = tmp_path / "damaged"
     statuses = set()
 

@@ -9,7 +9,8 @@ from emu.paging import SV39
 from emu.stop import StopReason
 from guest import build
 from guest.elf import Elf
-from guest.runner import Options, Outcome, run
+from guest.outcome import Outcome
+from guest.runner import Options, run
 
 CALLS = r"""
 #include <pagewalk/sbi.h>

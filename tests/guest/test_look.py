@@ -19,7 +19,7 @@ from emu.stop import Stop, StopReason
 from emu.trap import Trap
 from emu.virt import VirtBoard
 from guest.boot import BootOptions, prepare
-from guest.runner import shipped
+from guest.shipped import shipped
 
 Cli = Callable[..., Result]
 V, R, W, X, U, G, A, D = (1 << i for i in range(8))

@@ -18,7 +18,7 @@ from guest import build
 from guest.abi import Call
 from guest.elf import Elf
 from guest.module import Module
-from guest.runner import shipped
+from guest.shipped import shipped
 from mm.addrspace import MODULES_END, MODULES_VADDR
 from mm.gfp import GFP_HIGHMEM, GFP_KERNEL, ZoneType
 

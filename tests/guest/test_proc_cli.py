@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from guest.cli import main
 from guest.proc_cli import VIEWS
-from guest.runner import shipped
+from guest.shipped import shipped
 
 pytestmark = pytest.mark.skipif(not shipped(), reason="guests are not built")
 

@@ -25,7 +25,8 @@ from firmware.sbi import EXT_DBCN, Sbi
 from guest import build
 from guest import elf as elf_file
 from guest.elf import Elf
-from guest.runner import FIRMWARE_SIZE, load_physical, shipped
+from guest.runner import FIRMWARE_SIZE, load_physical
+from guest.shipped import shipped
 
 SOURCES = Path(build.HERE) / "supervisor" / "tiny"
 PAGE = 4096

@@ -1,0 +1,37 @@
+"""What the commands of the command line share."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import click
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE_PATTERN = re.compile(r"(0x[0-9a-f]+|\d+)([kmgt]?)(i?b)?", re.IGNORECASE)
+
+
+class SizeParameter(click.ParamType[int]):
+    """Bytes, with a binary unit: 65536, 64M, 2G, 2GiB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        match = _SIZE_PATTERN.fullmatch(value.strip())
+        if match is None:
+            self.fail(f"{value!r} is no size: give bytes, or a number with K, M, G or T")
+        size = int(match[1], 0) * _UNITS[match[2].upper()]
+        if size == 0:
+            self.fail("a machine without RAM cannot run: give at least one page, 4K")
+        if size % 4096:
+            self.fail(f"{value!r} is not a whole number of 4 KiB pages")
+        if size > 1 << 50:
+            self.fail(f"{value!r} is more than 1 PiB")
+        return size
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
