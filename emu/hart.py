@@ -141,6 +141,7 @@ class Hart:
         w[words.LOAD_RES] = _M64
         w[words.MSTATUS] = CSR.MSTATUS_UXL_64 | CSR.MSTATUS_SXL_64
         self.access.store()
+        self.access.reset_pmp()
         self.access.flush_tlb()
         self.pending = 0
         self.present()

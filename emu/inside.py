@@ -46,6 +46,10 @@ _CPU_TLB_FILL = 0x93A0  # CPUClass.tlb_fill
 _CPU_EXEC_INTERRUPT = 0x93E8  # CPUClass.cpu_exec_interrupt; the class is part of the CPU
 _CPU_ICOUNT_HIGH = 36098
 _HOOK_BEGIN, _HOOK_CALLBACK = 24, 40  # struct hook: begin and end, callback
+# CPURISCVState.pmp_state: 16 entries of 16 bytes, each the address register and a byte of
+# configuration.
+_ENV_PMP, _PMP_ENTRY, _PMP_ENTRIES, _PMP_CONFIG = 1008, 16, 16, 8
+_PMPCFG0, _PMPADDR0 = 0x3A0, 0x3B0
 _CONTEXT_WORDS = 40  # uc_context: where the same words stand
 _CPU_INTERRUPT_HARD = 2
 
@@ -234,6 +238,9 @@ class StateAccess(Protocol):
     def mask_csr(self, csr: int, word: int, mask: int) -> None:
         """Let reads of ``csr`` give state word ``word`` & ``mask``, in the fastest way there is."""
 
+    def reset_pmp(self) -> None:
+        """Clear the PMP's registers, locked ones too."""
+
     def csr(self, csr: int, value: int | None = None) -> int | None:
         """Read, or with ``value`` write, any CSR whatever the privilege; None: out of reach."""
 
@@ -355,6 +362,9 @@ class PublicAccess:
         self, base: int, seen: mmap.mmap, chunk_shift: int, unseen: Any
     ) -> tuple[Any, int | None]:
         return unseen, None
+
+    def reset_pmp(self) -> None:
+        pass  # out of reach
 
     def csr(self, csr: int, value: int | None = None) -> int | None:
         register = _CSR_REGISTERS.get(csr)
@@ -569,6 +579,21 @@ class InsideAccess:
 
         self._watches.append(callback)  # the engine may be in it when the watch ends
         return end
+
+    def reset_pmp(self) -> None:
+        configs = [self.csr(_PMPCFG0 + i) or 0 for i in range(0, _PMP_ENTRIES // 4, 2)]
+        if any(configs):
+            have = b"".join(config.to_bytes(8, "little") for config in configs)
+            at = self._env + _ENV_PMP + _PMP_CONFIG
+            places = [at + _PMP_ENTRY * i for i in range(_PMP_ENTRIES)]
+            if [_peek(place, 1) for place in places] != list(have):
+                raise InsideError("the PMP's registers are not where they should be")
+            for place in places:  # a locked one takes no writes until then
+                C.c_uint8.from_address(place).value = 0
+        for i in range(_PMP_ENTRIES):
+            self.csr(_PMPADDR0 + i, 0)
+        for i in range(0, _PMP_ENTRIES // 4, 2):
+            self.csr(_PMPCFG0 + i, 0)
 
     def csr(self, csr: int, value: int | None = None) -> int | None:
         old = C.c_uint64()

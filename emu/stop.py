@@ -13,11 +13,15 @@ class StopReason(Enum):
     """What ended a run."""
 
     EXIT = "exit"  # the guest asked to end: a finisher, HTIF, SBI or system call
+    RESET = "reset"  # the guest asked for the machine to begin anew: the finisher, or SBI
     FAULT = "fault"  # a trap that nobody handles
     INTERRUPTED = "interrupted"  # the user, or another thread, stopped the hart
     WFI = "wfi"  # the hart waits for an interrupt that nothing can raise
     BREAKPOINT = "breakpoint"  # a debugger's: before the instruction at pc
     LIMIT = "limit"  # the number of instructions asked for has been executed
+
+
+ORDERLY = (StopReason.EXIT, StopReason.RESET)  # by the guest's own wish
 
 
 @dataclass(frozen=True, slots=True)

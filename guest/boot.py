@@ -19,9 +19,9 @@ from emu.csr import Priv
 from emu.debug.symbols import Symbols
 from emu.devices.disk_image import DiskImage
 from emu.virt import VirtBoard
-from firmware import images
 from firmware.enter import enter_supervisor
 from firmware.fw_dynamic import fw_dynamic_info
+from firmware.images import reset_code
 from firmware.sbi import Sbi
 from guest import kernel_image, user_file
 from guest.kernel_image import KernelImage
@@ -69,14 +69,41 @@ class Booted:
     symbols: Symbols
     sbi: Sbi | None = None
     dtb: bytes = field(default=b"", repr=False)
+    options: BootOptions = field(default_factory=BootOptions, repr=False)
+
+    def reset(self) -> None:
+        """As the reset button does: `Machine.reset`, and the images in RAM anew.
+
+        They are read from their files again. What else RAM held stays, as on QEMU's board.
+        Raises UsageError when a file is not there any more or no longer fits, and for a
+        machine from a snapshot, which does not hold the images.
+        """
+        if self.placement is None:
+            raise UsageError("a machine from a snapshot cannot begin anew: it has no images")
+        images = _read(self.options)
+        self.board.reset()
+        if self.sbi is not None:
+            self.sbi.reset()
+        self.placement, self.dtb = _begin(self.board, self.options, images)
+        self.board.hart.access.flush_code()
 
     def parts(self) -> dict[str, snapshot.Part]:
         """What a snapshot keeps beside the board."""
         return {} if self.sbi is None else {"sbi": self.sbi}
 
 
-def prepare(options: BootOptions) -> Booted:
-    """Make the board. Raises ValueError (one line for the user), UsageError, NotBuilt."""
+@dataclass(frozen=True)
+class _Images:
+    """What is put into RAM."""
+
+    kernel: KernelImage | None
+    firmware: KernelImage | None
+    initrd: bytes | None
+    blob: bytes | None  # the user's device tree
+
+
+def _read(options: BootOptions) -> _Images:
+    """Raises ValueError (one line for the user), UsageError."""
     size = options.ram_size
     kernel = None if options.kernel is None else kernel_image.load(options.kernel, size)
     firmware = None
@@ -88,54 +115,55 @@ def prepare(options: BootOptions) -> Booted:
     if options.initrd is not None:
         initrd = user_file.read(options.initrd, size)
     blob = None if options.dtb is None else user_file.read(options.dtb, size)
+    return _Images(kernel, firmware, initrd, blob)
+
+
+def prepare(options: BootOptions) -> Booted:
+    """Make the board. Raises ValueError (one line for the user), UsageError, NotBuilt."""
+    images = _read(options)
     disks = [DiskImage(path, mode) for path, mode in options.disks]
     board = VirtBoard(
-        size, options.output, disks, options.deterministic, options.seed, options.access
-    )
+        options.ram_size, options.output, disks, options.deterministic, options.seed,
+        options.access,
+    )  # fmt: skip
     try:
-        return _load(board, options, kernel, firmware, initrd, blob)
+        sbi = _hold_m(board, options) if options.bios == BIOS_PYTHON else None
+        placed, dtb = _begin(board, options, images)
+        symbols = _symbols(options)
+        for image, entry in ((images.kernel, placed.kernel_entry), (images.firmware, placed.entry)):
+            if image is not None and image.elf is not None and entry is not None:
+                # A position-independent one stands elsewhere than it says.
+                bias = entry - image.entry - (image.start or 0) if image.is_movable else 0
+                symbols.add_source(_names_of(image), bias)
+        return Booted(board, placed, symbols, sbi, dtb, options)
     except BaseException:
         board.close()
         raise
 
 
-def _load(
-    board: VirtBoard,
-    options: BootOptions,
-    kernel: KernelImage | None,
-    firmware: KernelImage | None,
-    initrd: bytes | None,
-    blob: bytes | None,
-) -> Booted:
+def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Placement, bytes]:
+    """Put the images into RAM and the hart where it begins; the device tree that it is given."""
     ram, hart = board.ram, board.hart
     seed = board.random.randbytes(_RNG_SEED_SIZE)
     in_m_mode = options.bios != BIOS_PYTHON
 
     @cache  # the placement asks for the same tree again
     def tree(where: Initrd | None) -> bytes:
-        if blob is not None:
+        if images.blob is not None:
             try:
-                return devicetree.extend(blob, options.append, where, (ram.base, ram.size))
+                return devicetree.extend(images.blob, options.append, where, (ram.base, ram.size))
             except devicetree.DeviceTreeError as e:
                 raise UsageError(f"{options.dtb}: {e}") from None
         bootargs = options.append or ""
         return devicetree.build(ram.base, ram.size, bootargs, where, seed, m_mode=in_m_mode)
 
-    placed = place(ram, kernel, firmware, initrd, tree)
-    sbi = None
-    if not in_m_mode:
-        sbi = _hold_m(board, options)
-        enter_supervisor(hart, placed.entry, 0, placed.dtb_pa)
-    else:
+    placed = place(ram, images.kernel, images.firmware, images.initrd, tree)
+    if in_m_mode:
         info = fw_dynamic_info(placed.kernel_entry or 0)
-        board.set_rom(images.reset_code(), placed.entry, placed.dtb_pa, info)
-    symbols = _symbols(options)
-    for image, entry in ((kernel, placed.kernel_entry), (firmware, placed.entry)):
-        if image is not None and image.elf is not None and entry is not None:
-            # A position-independent one stands elsewhere than it says.
-            bias = entry - image.entry - (image.start or 0) if image.is_movable else 0
-            symbols.add_source(_names_of(image), bias)
-    return Booted(board, placed, symbols, sbi, tree(placed.initrd))
+        board.set_rom(reset_code(), placed.entry, placed.dtb_pa, info)
+    else:
+        enter_supervisor(hart, placed.entry, 0, placed.dtb_pa)
+    return placed, tree(placed.initrd)
 
 
 def resume(options: BootOptions, path: Path) -> Booted:

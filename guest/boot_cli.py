@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from emu.stop import Stop, StopReason
+from emu.stop import ORDERLY, Stop, StopReason
 from guest import boot_session
 from guest.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, prepare, resume
 from guest.cli_kit import SizeParameter, print_json
@@ -154,6 +154,12 @@ def register(main: click.Group) -> None:
         help="End the machine after that time, with status 124.",
     )
     @click.option(
+        "--no-reboot",
+        is_flag=True,
+        help="A reset that the guest asks for ends the machine, with status 0; else it begins "
+        "anew, with the images read again.",
+    )
+    @click.option(
         "--symbols",
         type=click.Path(path_type=Path),
         metavar="FILE",
@@ -222,6 +228,7 @@ def _boot(
     kernel: str | None,
     bios: str,
     disks: tuple[tuple[Path, str], ...],
+    no_reboot: bool,
     dump_dtb: Path | None,
     timeout: float | None,
     gdb_port: int | None,
@@ -239,7 +246,9 @@ def _boot(
             _check_writable(option, path)
     console = _Kept()
     output = None if as_json else _standard_output()
-    with tempfile.TemporaryDirectory(prefix="pagewalk-") as folder:
+    with contextlib.ExitStack() as open_things:
+        # What is compiled stays there to the end: a reset reads the images again.
+        folder = open_things.enter_context(tempfile.TemporaryDirectory(prefix="pagewalk-"))
         options = BootOptions(
             kernel=None if kernel is None else find_kernel(kernel, Path(folder)),
             disks=disks,
@@ -254,14 +263,14 @@ def _boot(
             booted = resume(options, load)
         else:
             booted = prepare(options)
-    with contextlib.closing(booted.board):
+        open_things.callback(booted.board.close)
         if dump_dtb is not None:
             try:
                 dump_dtb.write_bytes(booted.dtb)
             except OSError as e:
                 raise UsageError(f"--dump-dtb {dump_dtb}: {e.strerror or e}") from None
             return 0
-        session = boot_session.Session(booted, save, gdb_port, output)
+        session = boot_session.Session(booted, save, gdb_port, output, not no_reboot)
         with trace, _time_limit(session, timeout):
             trace.attach(booted.board, booted.symbols)
             # A person would type blind.
@@ -368,7 +377,7 @@ def _say_who_ended_it(outcome: Outcome, who: str, seconds: float | None) -> None
 
 def _show(outcome: Outcome, stop: Stop, console: _Kept, as_json: bool) -> None:
     if not as_json:
-        if stop.detail and stop.reason is StopReason.EXIT:
+        if stop.detail and stop.reason in ORDERLY:
             outcome.notes.append(stop.detail)
         with contextlib.suppress(OSError):  # nobody is there: the status tells
             for text in filter(None, (*outcome.notes, outcome.explanation)):

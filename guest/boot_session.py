@@ -32,8 +32,9 @@ ESCAPE, TIMEOUT = "Ctrl-A x", "timeout"
 class Session:
     """Runs ``booted``; ``save_path``: where Ctrl-A s and `save` put a snapshot.
 
-    ``output``: where the console's bytes go, if somebody must read them. ``ended_by``: what
-    from outside ended the run: ESCAPE, TIMEOUT, or the name of a signal.
+    ``output``: where the console's bytes go, if somebody must read them. ``reboot``: a guest
+    that asks for a reset gets it; else that ends the run. ``ended_by``: what from outside
+    ended the run: ESCAPE, TIMEOUT, or the name of a signal.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Session:
         save_path: Path | None,
         gdb_port: int | None,
         output: terminal.Output | None = None,
+        reboot: bool = True,
     ) -> None:
         self._booted = booted
         self._board = booted.board
         self._save_path = save_path
         self._gdb_port = gdb_port
         self._output = output
+        self._reboot = reboot
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._runs = False  # in `_run`
         self._server: GdbServer | None = None
@@ -89,6 +92,10 @@ class Session:
         try:
             while self._obey():
                 stop = self._board.run(count)
+                if stop.reason is StopReason.RESET and self._reboot:
+                    terminal.say(f"{stop.detail}: the machine begins anew")
+                    self._booted.reset()
+                    continue
                 if self._commands.empty() or stop.reason is not StopReason.INTERRUPTED:
                     return stop
             return Stop(StopReason.INTERRUPTED)

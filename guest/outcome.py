@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from emu.csr import PRIV_NAMES
 from emu.debug.symbols import Symbols
 from emu.hart import Hart
-from emu.stop import Stop, StopReason
+from emu.stop import ORDERLY, Stop, StopReason
 
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 EXIT_WFI = 124
@@ -37,7 +37,7 @@ def describe(program: str, kind: str, hart: Hart, stop: Stop, symbols: Symbols) 
     """What a Stop means for the user."""
     pc = hart.pc
     # At an orderly end the symbols are not needed, and reading them takes its time.
-    name = None if stop.reason is StopReason.EXIT else symbols.name(pc)
+    name = None if stop.reason in ORDERLY else symbols.name(pc)
     where = f"{pc:#x}{f' <{name}>' if name else ''} in {PRIV_NAMES[hart.priv]}-mode"
     outcome = Outcome(program, kind, stop, stop.code, where)
     if stop.reason is StopReason.FAULT:

@@ -22,7 +22,7 @@ from emu.debug.gdb_packets import Packet, PacketReader, Sign, frame
 from emu.debug.gdb_stub import Action, GdbStub, Verb
 from emu.debug.symbols import Symbols
 from emu.machine import Machine
-from emu.stop import Stop, StopReason
+from emu.stop import ORDERLY, Stop, StopReason
 
 _RECEIVE_SIZE = 1 << 16  # bytes
 _BACKLOG_SIZE_MAX = 1 << 16  # bytes that a client may send ahead while the guest runs
@@ -231,7 +231,7 @@ class GdbServer:
         with _Watch(self, interrupted) as watch:
             stop = breakpoints.step() if verb is Verb.STEP else breakpoints.resume()
         self._backlog += watch.received
-        ended = stop.reason is StopReason.EXIT
+        ended = stop.reason in ORDERLY
         if stop.reason is StopReason.INTERRUPTED and not watch.interrupted:
             if watch.gone:
                 self._forget_client()
@@ -246,7 +246,7 @@ class GdbServer:
             self._send(reply)
             return False
         with contextlib.suppress(_Gone):
-            self._send(reply if stop.reason is StopReason.EXIT else b"X0f")  # SIGTERM
+            self._send(reply if stop.reason in ORDERLY else b"X0f")  # SIGTERM
         self._drop_client()
         return stop
 

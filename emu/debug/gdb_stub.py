@@ -20,7 +20,7 @@ from emu.debug.gdb_packets import DATA_SIZE_MAX, escape
 from emu.debug.gdb_target import CORE_COUNT, Registers
 from emu.debug.symbols import Symbols
 from emu.machine import Machine
-from emu.stop import Stop, StopReason
+from emu.stop import ORDERLY, Stop, StopReason
 from emu.trap import Trap
 
 _UNREADABLE = b"E14"  # EFAULT
@@ -123,7 +123,7 @@ class GdbStub:
         return self._last_stop
 
     def _describe(self, stop: Stop, output: Callable[[bytes], None]) -> bytes:
-        if stop.reason is StopReason.EXIT:
+        if stop.reason in ORDERLY:
             return b"W%02x" % (stop.code & 0xFF)
         if stop.reason is StopReason.INTERRUPTED:
             return self._stop_reply(_SIGINT)

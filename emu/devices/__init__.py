@@ -17,6 +17,9 @@ class Device(Protocol):
     name: str
     base: int
     size: int
+    # The parts of `state` that are not the device's own, and that a reset leaves: what stands
+    # on a disk, what waits at the other end of a line.
+    outside: tuple[str, ...]
 
     def read(self, offset: int, size: int) -> int:
         """The value of ``size`` bytes at ``offset``."""

@@ -31,6 +31,7 @@ class Clint:
     """
 
     name = "clint"
+    outside: tuple[str, ...] = ()
 
     def __init__(self, base: int, clock: Clock, set_pending: Callable[[int, bool], None]) -> None:
         self.base = base

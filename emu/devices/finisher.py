@@ -1,4 +1,4 @@
-"""SiFive test finisher: the register by which a guest ends the machine (QEMU `sifive_test`)."""
+"""SiFive test finisher (QEMU `sifive_test`): a guest ends or resets the machine by it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Finisher:
     """One 32-bit register: status in the low half, an exit code in the high half."""
 
     name = "finisher"
+    outside: tuple[str, ...] = ()
 
     def __init__(self, base: int, end: Callable[[Stop], None]) -> None:
         self.base = base
@@ -32,7 +33,7 @@ class Finisher:
         elif status == _FAIL:
             self._end(Stop(StopReason.EXIT, code or 1, detail=f"finisher: fail {code}"))
         elif status == _RESET:
-            self._end(Stop(StopReason.EXIT, 0, detail="finisher: reset"))
+            self._end(Stop(StopReason.RESET, detail="finisher: reset"))
 
     def state(self) -> dict[str, Any]:
         return {}

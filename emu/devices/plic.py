@@ -33,6 +33,7 @@ class Plic:
     """``set_pending(number, level)`` is the hart's: 11 from context 0, 9 from context 1."""
 
     name = "plic"
+    outside: tuple[str, ...] = ()
 
     def __init__(self, base: int, set_pending: Callable[[int, bool], None]) -> None:
         self.base = base

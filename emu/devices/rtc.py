@@ -40,6 +40,7 @@ class Rtc:
     """
 
     name = "rtc"
+    outside: tuple[str, ...] = ()
 
     def __init__(
         self,

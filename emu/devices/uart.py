@@ -42,6 +42,7 @@ class Uart:
     """
 
     name = "uart"
+    outside: tuple[str, ...] = ("queue",)
 
     def __init__(
         self,
@@ -269,3 +270,4 @@ class Uart:
         self._fifo = bytearray(saved.data(state, "fifo", _FIFO_SIZE))
         # What a poll gave is kept whole, whatever its size.
         self._queue = bytearray(saved.data(state, "queue", 1 << 30))
+        self._fill()  # in a state of after a reset the FIFO is empty all the same

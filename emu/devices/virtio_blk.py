@@ -30,6 +30,7 @@ class VirtioBlk(Virtio):
     """``disk`` as a block device; ``serial`` is what GET_ID answers (20 bytes at most)."""
 
     name = "virtio-blk"
+    outside: tuple[str, ...] = ("disk",)
     device_id = 2
     queue_sizes = (_QUEUE_SIZE,)
 

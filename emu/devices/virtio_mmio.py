@@ -59,6 +59,7 @@ class Virtio:
     """
 
     name = "virtio"
+    outside: tuple[str, ...] = ()
     device_id = 0
     queue_sizes: tuple[int, ...] = ()  # the largest size of each queue, powers of 2
 

@@ -121,6 +121,11 @@ class Sbi:
             return None
         return result
 
+    def reset(self) -> None:
+        """As it began."""
+        if self._timer is not None:
+            self._timer.stop()
+
     def state(self) -> dict[str, Any]:
         """All that a snapshot must keep: JSON's types."""
         return {"timer": None if self._timer is None else self._timer.state()}

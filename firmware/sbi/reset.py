@@ -12,13 +12,17 @@ _NO_REASON, _SYSTEM_FAILURE = 0, 1
 
 
 def extension(words: W.Words) -> Extension:
-    """Every kind of reset ends the run; a system failure is exit code 1."""
+    """Every kind of reset ends the run; a system failure is exit code 1.
+
+    Whoever runs the machine begins it anew after a reboot, cold or warm, or does not.
+    """
 
     def system_reset() -> tuple[int, int] | Stop:
         kind, reason = words[W.A0] & 0xFFFF_FFFF, words[W.A1] & 0xFFFF_FFFF  # uint32_t
         if kind >= len(_TYPES) or reason not in (_NO_REASON, _SYSTEM_FAILURE):
             return ERR_INVALID_PARAM, 0
         detail = f"SBI system reset: {_TYPES[kind]}"
-        return Stop(StopReason.EXIT, int(reason == _SYSTEM_FAILURE), detail=detail)
+        stop = StopReason.RESET if kind else StopReason.EXIT
+        return Stop(stop, int(reason == _SYSTEM_FAILURE), detail=detail)
 
     return {0: system_reset}

@@ -36,6 +36,10 @@ class Timer:
                 self._hart.set_pending(IRQ_STI, False)
             self._alarm.set(None if when == _NEVER else when)
 
+    def stop(self) -> None:
+        """As it began: not set, and STIP clear."""
+        self.set(_NEVER)
+
     def _set_timer(self) -> tuple[int, int]:
         self.set(self._hart.words[W.A0])
         return SUCCESS, 0

@@ -53,6 +53,9 @@ def pagewalk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     return call
 
 
-# Under nohup it is ignored, and each program that is started here would inherit that.
+# Under nohup the one is ignored, in a shell's background the other, and each program that is
+# started here would inherit that.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
