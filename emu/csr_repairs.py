@@ -103,6 +103,17 @@ def install(hart: Hart) -> None:
     for number in (CSR.MCOUNTEREN, CSR.SCOUNTEREN):
         _keep_counteren(hart, number)
 
+    # hpmcounter3 to 31 count nothing here, as a hart may choose, but are gated like the others.
+    def gated(number: int) -> Callable[[Original], int]:
+        def read(original: Original) -> int:
+            _check_counter(hart, number)
+            return original()
+
+        return read
+
+    for number in range(CSR.INSTRET + 1, CSR.CYCLE + 32):
+        override(number, gated(number), None)
+
     # time: absent until there is a clock.
     def read_time(_original: Original) -> int:
         _check_counter(hart, CSR.TIME)

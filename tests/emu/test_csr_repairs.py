@@ -171,7 +171,7 @@ def test_time_advances_at_ten_megahertz(inside: Bench) -> None:
 
 READS_U = {
     csr: batch(f"csrr s1, {csr:#x}; ecall")
-    for csr in (0xC00, 0xC01, 0xC02)  # cycle, time, instret
+    for csr in (0xC00, 0xC01, 0xC02, 0xC03, 0xC10, 0xC1F)  # cycle, time, instret, hpmcounters
 }
 
 
@@ -264,6 +264,7 @@ S_ECALL = batch("ecall")
         ("_UC_NO_EXIT_REQUEST", 2035, "no_exit_request"),
         ("_CONTEXT_SIZE", 0x600, "no_exit_request"),
         ("_CPU_INTERRUPT_REQUEST", 32, "interrupt_request"),
+        ("_CPU_TLB_FILL", 0x93B0, "tlb_fill"),
     ],
 )
 def test_an_engine_that_is_not_as_it_should_be(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness import RAM, WFI
 
-from emu import words
+from emu import inside, words
 from emu.devices.disk_image import DiskImage
 from emu.stop import StopReason
 from emu.virt import VirtBoard
@@ -93,6 +93,15 @@ def test_locks_of_the_pmp_end(image: Path) -> None:
         assert (csr(PMPCFG0), csr(PMPCFG2)) == (0, 0)
         csr(PMPADDR0, 5)
         assert csr(PMPADDR0) == 5
+
+
+def test_pmp_registers_that_are_elsewhere(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written where they are not."""
+    with closing(board("inside", image)) as machine:
+        machine.hart.access.csr(PMPCFG0, 0x98)
+        monkeypatch.setattr(inside, "_ENV_PMP", 1024)
+        with pytest.raises(inside.InsideError, match="PMP"):
+            machine.reset()
 
 
 def test_an_alarm_of_before_does_not_ring(image: Path) -> None:
