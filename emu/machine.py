@@ -70,7 +70,6 @@ class Machine:
         self.hart.idle = lambda wake: self.clock.idle(wake, self.has_input)
         self.uart = Uart(board.UART.base, output, poll=poll_input)
         self.devices: list[Device] = []
-        self._at_first: list[dict[str, Any]] = []  # the devices' states, for `reset`
         self._callbacks: list[Any] = []
         self._rom: mmap.mmap | None = None
         self.htif: Htif | None = None
@@ -112,7 +111,6 @@ class Machine:
         size = -(-device.size // PAGE_SIZE) * PAGE_SIZE
         inside.mmio_map(self.hart.uc, device.base, size, *callbacks)
         self.devices.append(device)
-        self._at_first.append(device.state())
 
     def set_rom(self, code: bytes, entry: int, device_tree: int = 0, info: bytes = b"") -> None:
         """Put the reset code into the ROM and the hart at its start.
@@ -132,19 +130,6 @@ class Machine:
         contents = code[:-_ROM_PARAMETERS_SIZE] + parameters + info
         self._rom[: len(contents)] = contents
         self.hart.reset(board.ROM.base)
-
-    def reset(self) -> None:
-        """As the board's reset line does: the devices as they began, the hart in its reset.
-
-        What is outside of the devices stays (disks, what has been typed), and so does RAM;
-        the clock goes on. Call it while the hart does not run; then put code where the hart
-        begins.
-        """
-        with self.lock:
-            for device, first in zip(self.devices, self._at_first, strict=True):
-                now = device.state() if device.outside else {}
-                device.restore(first | {name: now[name] for name in device.outside})
-            self.hart.reset(board.ROM.base)
 
     def set_htif(self, tohost: int, fromhost: int | None = None) -> None:
         """Watch ``tohost`` (PA, 8-byte aligned, in RAM) for what the guest writes there."""

@@ -69,10 +69,24 @@ class VirtBoard(Machine):
         self.attach(rng)
         for slot in slots:
             self.attach(Virtio(slot.base, ram))
+        self._at_first = [(device, device.state()) for device in self.devices]
 
     def _line(self, place: board.Place) -> Callable[[bool], None]:
         """The wire from the device at ``place`` to the PLIC."""
         return partial(self.plic.set_line, place.irq)
+
+    def reset(self) -> None:
+        """As the board's reset line does: the devices as they began, the hart in its reset.
+
+        What is outside of the devices stays (disks, what has been typed), and so does RAM;
+        the clock goes on. Call it while the hart does not run; then put code where the hart
+        begins.
+        """
+        with self.lock:
+            for device, first in self._at_first:
+                now = device.state() if device.outside else {}
+                device.restore(first | {name: now[name] for name in device.outside})
+            self.hart.reset(board.ROM.base)
 
     def close(self) -> None:
         """Let go of the engine, the clock and the disks' files."""

@@ -72,7 +72,7 @@ class Booted:
     options: BootOptions = field(default_factory=BootOptions, repr=False)
 
     def reset(self) -> None:
-        """As the reset button does: `Machine.reset`, and the images in RAM anew.
+        """As the reset button does: `VirtBoard.reset`, and the images in RAM anew.
 
         They are read from their files again. What else RAM held stays, as on QEMU's board.
         Raises UsageError when a file is not there any more or no longer fits, and for a

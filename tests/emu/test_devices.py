@@ -20,8 +20,10 @@ def test_finisher(value: int, code: int) -> None:
     finisher = Finisher(0x10_0000, ends.append)
     finisher.write(0, 4, value)
     (stop,) = ends
-    assert (stop.reason, stop.code, stop.trap) == (StopReason.EXIT, code, None)
-    assert ("reset" in stop.detail) == (value & 0xFFFF == 0x7777)
+    is_reset = value & 0xFFFF == 0x7777
+    reason = StopReason.RESET if is_reset else StopReason.EXIT
+    assert (stop.reason, stop.code, stop.trap) == (reason, code, None)
+    assert ("reset" in stop.detail) == is_reset
 
 
 def test_finisher_ignores_the_rest() -> None:

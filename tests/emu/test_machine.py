@@ -14,10 +14,17 @@ batch = Batch()
 STORE = batch("sw a1, (a0); 1: addi s1, s1, 1; j 1b")
 
 
-@pytest.mark.parametrize(("value", "code"), [(0x5555, 0), (0x2A_3333, 42), (0x7777, 0)])
-def test_finisher(bench: Bench, value: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("value", "reason", "code"),
+    [
+        (0x5555, StopReason.EXIT, 0),
+        (0x2A_3333, StopReason.EXIT, 42),
+        (0x7777, StopReason.RESET, 0),
+    ],
+)
+def test_finisher(bench: Bench, value: int, reason: StopReason, code: int) -> None:
     stop = bench.run(STORE, a0=0x10_0000, a1=value)
-    assert (stop.reason, stop.code) == (StopReason.EXIT, code)
+    assert (stop.reason, stop.code) == (reason, code)
 
 
 ECHO = batch(

@@ -129,7 +129,7 @@ def test_every_call(access: str) -> None:
     outcome, text = boot(calls("sbi_call(SRST, 0, 2, 1, 0)"), access)
     assert (outcome.machine, outcome.stop.reason, outcome.status) == (
         "firmware",
-        StopReason.EXIT,
+        StopReason.RESET,
         1,
     )
     assert outcome.stop.detail == "SBI system reset: warm reboot"
