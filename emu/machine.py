@@ -49,7 +49,7 @@ class Machine:
         ram_size: int = board.RAM_SIZE_DEFAULT,
         output: Callable[[bytes], None] = lambda data: None,
         access: str = "auto",
-        poll_input: Callable[[], bytes] = lambda: b"",
+        poll_input: Callable[[], bytes] | None = None,
         deterministic: bool = False,
     ) -> None:
         self.output = output

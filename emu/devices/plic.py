@@ -74,11 +74,14 @@ class Plic:
         for context in (0, 1):
             threshold, enabled = self._threshold[context], self._enable[context]
             claimable = urgent = 0
-            for source, priority in enumerate(self._priority):
-                if priority and enabled >> source & 1:
-                    claimable |= 1 << source
+            while enabled:
+                bit = enabled & -enabled
+                enabled ^= bit
+                priority = self._priority[bit.bit_length() - 1]
+                if priority:
+                    claimable |= bit
                     if priority > threshold:
-                        urgent |= 1 << source
+                        urgent |= bit
             self._claimable[context] = claimable
             self._urgent[context] = urgent
 

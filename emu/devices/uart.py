@@ -33,12 +33,14 @@ _TRIGGER_LEVELS = (1, 4, 8, 14)  # bytes, by FCR bits 7-6
 _FIFO_SIZE = 16
 QUEUE_SIZE_MAX = 1 << 16  # bytes
 _LOOKS_OF_ONE_WHO_WAITS = 64  # a driver that sends looks once or twice for each byte
+_BYTES = [bytes((value,)) for value in range(256)]
 
 
 class Uart:
     """One UART; ``on_irq(level)``, which may be set later, is told of its interrupt line.
 
-    ``poll`` is asked for bytes that have arrived whenever the guest looks and none wait.
+    ``poll``, if there is one, is asked for bytes that have arrived whenever the guest looks
+    and none wait.
     """
 
     name = "uart"
@@ -49,7 +51,7 @@ class Uart:
         base: int,
         output: Callable[[bytes], None],
         on_irq: Callable[[bool], None] = lambda level: None,
-        poll: Callable[[], bytes] = lambda: b"",
+        poll: Callable[[], bytes] | None = None,
     ) -> None:
         self.base = base
         self.size = 0x100
@@ -98,7 +100,7 @@ class Uart:
 
     def _ask(self) -> None:
         """The guest looks and nothing waits: ask ``poll``."""
-        data = self._poll()
+        data = self._poll() if self._poll else b""
         if data:
             self._queue += data
             self._fill()
@@ -136,7 +138,7 @@ class Uart:
     def read(self, offset: int, size: int) -> int:
         if offset == _LSR:
             self._looks += 1
-            if not self._fifo:
+            if self._poll and not self._fifo:  # each byte that is sent comes by here
                 self._ask()
             value = _LSR_THR_EMPTY | _LSR_IDLE | (_LSR_DATA_READY if self._fifo else 0)
             if self._overrun:
@@ -191,7 +193,7 @@ class Uart:
             if self._mcr & _MCR_LOOPBACK:
                 self._loop(value)
             else:
-                self._output(bytes((value,)))
+                self._output(_BYTES[value])
             self._thre_pending = True
             if self._ier:
                 self._update()
