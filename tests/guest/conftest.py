@@ -53,9 +53,11 @@ def pagewalk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     return call
 
 
-# Under nohup the one is ignored, in a shell's background the other, and each program that is
-# started here would inherit that.
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Under nohup, and in a job that a shell runs in the background, they are ignored, and each
+# program that is started here would inherit that.
+for _number, _usual in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
