@@ -1,0 +1,184 @@
+"""Guests that nothing interrupts, that wait for nothing, or jump to where nothing is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from asm import assemble, symbols
+from hostile_kit import (
+    CLINT,
+    HOLE,
+    RAM,
+    RAM_SIZE,
+    SECONDS,
+    START,
+    UART,
+    VIRTIO,
+    Cli,
+    Host,
+)
+
+from emu.hart import Hart
+from emu.stop import StopReason
+from guest.boot import BootOptions, prepare
+from guest.boot_session import ESCAPE, Session
+
+
+@pytest.fixture
+def host(tmp_path: Path, pagewalk: Cli) -> Host:
+    return Host(tmp_path, pagewalk)
+
+
+SPINS = {
+    "jump": "1: j 1b",
+    "loads": "la t0, 1f\n1: ld t1, 0(t0)\nj 1b",
+    "amo": "li t0, 0x80300000\n1: amoadd.d t1, t1, (t0)\nj 1b",
+    "lr": "li t0, 0x80300000\n1: lr.d t1, (t0)\nj 1b",
+    "device": "li t0, 0x10000005\n1: lbu t1, 0(t0)\nj 1b",
+    "clock": "1: rdtime t1\nj 1b",
+    "fences": "1: fence.i\nsfence.vma\nj 1b",
+    "csr": "1: csrrw t1, sscratch, t1\nj 1b",
+    "ecalls": "1: li a7, 0x10\nli a6, 0\necall\nj 1b",
+    "bad ecalls": "1: li a7, -1\necall\nj 1b",
+    "traps": "la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: unimp",
+    "ebreaks": "la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: ebreak",
+    "holes": "la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: li t1, 0x40000000\nld t1, 0(t1)",
+    "misaligned": "la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: li t1, 0x80300001\nlr.d t1, (t1)",
+    "self-modifying": "la t0, 2f\nlw t1, 0(t0)\n1: sw t1, 0(t0)\n2: nop\nj 1b",
+    "far away": "1: la t0, 2f\njr t0\n.balign 4096\n.space 4096\n2: la t0, 1b\njr t0",
+    "wfi that wakes": "li a7, 0x735049\nli a6, 0\nli a0, 1\nli a1, 0\necall\n"
+    "csrsi sie, 2\n1: wfi\nj 1b",
+    "a timer that is always due": "la t0, 3f\ncsrw stvec, t0\nli t0, 32\ncsrs sie, t0\n"
+    "csrsi sstatus, 2\n1: j 1b\n.balign 4\n3: li a7, 0x54494D45\nli a6, 0\nli a0, 0\necall\nsret",
+    "a suspended hart": "li a7, 0x48534D\nli a6, 3\nli a0, 0\nli t0, 32\ncsrs sie, t0\n"
+    "mv s0, a7\n1: li a7, 0x54494D45\nli a6, 0\nrdtime a0\nli t0, 1000\nadd a0, a0, t0\necall\n"
+    "li a7, 0x48534D\nli a6, 3\nli a0, 0\necall\nj 1b",
+}
+
+
+@pytest.mark.parametrize("access", ["inside", "public"])
+@pytest.mark.parametrize("what", SPINS)
+def test_a_guest_that_spins_is_ended_at_once(what: str, access: str, tmp_path: Path) -> None:
+    path = tmp_path / "spin"
+    path.write_bytes(assemble(SPINS[what], START))
+    booted = prepare(BootOptions(path, ram_size=RAM_SIZE, access=access))
+    asked: list[float] = []
+    with closing(booted.board):
+        session = Session(booted, None, None)
+
+        def end() -> None:
+            wait_until_it_runs(booted.board.hart)
+            time.sleep(0.03)  # it spins
+            asked.append(time.monotonic())
+            session.end(ESCAPE)
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        stop = session.run(with_input=False)
+        ended = time.monotonic()
+        thread.join()
+    assert stop.reason is StopReason.INTERRUPTED, stop
+    assert asked and ended - asked[0] < SECONDS / 4
+
+
+def wait_until_it_runs(hart: Hart) -> None:
+    limit = time.monotonic() + SECONDS
+    while not hart.running and time.monotonic() < limit:
+        time.sleep(0.001)
+
+
+WAITS = {
+    "S": ("csrw sie, zero\n1: wfi\nj 1b", False),
+    "M": ("csrw mie, zero\n1: wfi\nj 1b", True),
+    "a suspended hart": ("li a7, 0x48534D\nli a6, 3\nli a0, 0\necall\n1: j 1b", False),
+}
+
+
+@pytest.mark.parametrize("more", [(), ("--deterministic",), ("--hart", "public")], ids=" ".join)
+@pytest.mark.parametrize("what", WAITS)
+def test_a_guest_that_waits_with_everything_off(
+    host: Host, what: str, more: tuple[str, ...]
+) -> None:
+    text, bios = WAITS[what]
+    ended = host.run(assemble(text, RAM if bios else START), *more, bios=bios)
+    ended.check(124)
+    assert b"waits (wfi) for an interrupt that nothing can raise" in ended.error
+
+
+# jumps into nothing
+
+NOWHERE = {
+    "zero": 0,
+    "hole": HOLE,
+    "uart": UART,
+    "clint": CLINT,
+    "virtio": VIRTIO[7],
+    "before RAM": RAM - 4,
+    "behind RAM": RAM + RAM_SIZE,
+    "over the end of RAM": RAM + RAM_SIZE - 2,
+    "a high address": 1 << 56,
+    "the highest": (1 << 64) - 2,
+    "all ones": (1 << 64) - 1,
+}
+# A trap ends the run by the finisher, as a failure with the cause as its code.
+JUMP = """
+    {vector}
+    la t0, target
+    ld t0, 0(t0)
+    jr t0
+.balign 8
+target: .dword 0
+.balign 4
+handler:
+    csrr t0, {x}cause
+    slli t0, t0, 16
+    li t1, 0x3333
+    or t0, t0, t1
+    li t1, 0x100000
+    sw t0, 0(t1)
+1:  j 1b
+"""
+
+
+@pytest.mark.parametrize("mode", ["m", "s"])
+@pytest.mark.parametrize("access", ["inside", "public"])
+@pytest.mark.parametrize("vector", ["la t0, handler\ncsrw {x}tvec, t0", "csrw {x}tvec, zero"],
+                         ids=["handled", "not handled"])  # fmt: skip
+def test_jumps_into_nothing(vector: str, mode: str, access: str, tmp_path: Path) -> None:
+    """With a trap vector the guest is told; without one it ends, and the user is told."""
+    base = RAM if mode == "m" else START
+    text = JUMP.format(vector=vector.format(x=mode), x=mode)
+    code = bytearray(assemble(text, base))
+    at = symbols(text, base)["target"] - base
+    path = tmp_path / "guest"
+    for name, target in NOWHERE.items():
+        code[at : at + 8] = target.to_bytes(8, "little")
+        path.write_bytes(code)
+        kernel, bios = (None, path) if mode == "m" else (path, "python")
+        booted = prepare(BootOptions(kernel, bios=bios, ram_size=RAM_SIZE, access=access))
+        with closing(booted.board) as board:
+            # The first half of an instruction of 4 bytes, for the jump over the end.
+            board.ram.write(RAM + RAM_SIZE - 2, b"\x13\x00")
+            limit = threading.Timer(SECONDS, board.hart.stop)
+            limit.start()
+            stop = board.run()
+            limit.cancel()
+            limit.join()
+        if "handler" in vector:
+            assert (stop.reason, stop.code) == (StopReason.EXIT, 1), (name, stop)
+        else:
+            assert stop.reason is StopReason.FAULT, (name, stop)
+            assert stop.trap is not None and stop.trap.cause == 1, (name, stop)
+            assert stop.trap.epc == target & ~1, (name, stop)
+            assert "no trap handler" in stop.detail
+
+
+def test_a_jump_into_nothing_is_explained(host: Host) -> None:
+    ended = host.run(assemble("csrw stvec, zero\nli t0, 0x40000000\njr t0", START))
+    ended.check(139)
+    assert b"no trap handler" in ended.error
+    assert b"instruction access fault" in ended.error and b"0x40000000" in ended.error
