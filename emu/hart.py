@@ -341,6 +341,9 @@ class Hart:
         """
         if record.cause not in (1, 12) or record.interrupt:
             return False
+        # From a lower level it is somebody who jumped there, and what the handler is for.
+        if record.priv != record.target:
+            return False
         w = self.words
         if record.epc != w[words.MTVEC if record.target == 3 else words.STVEC] & ~3:
             return False
