@@ -124,14 +124,8 @@ NOWHERE = {
     "the highest": (1 << 64) - 2,
     "all ones": (1 << 64) - 1,
 }
-# A trap ends the run by the finisher, as a failure with the cause as its code.
-JUMP = """
-    {vector}
-    la t0, target
-    ld t0, 0(t0)
-    jr t0
-.balign 8
-target: .dword 0
+# Ends the run by the finisher, as a failure with the cause as its code.
+HANDLER = """
 .balign 4
 handler:
     csrr t0, {x}cause
@@ -142,6 +136,14 @@ handler:
     sw t0, 0(t1)
 1:  j 1b
 """
+JUMP = """
+    {vector}
+    la t0, target
+    ld t0, 0(t0)
+    jr t0
+.balign 8
+target: .dword 0
+"""
 
 
 @pytest.mark.parametrize("mode", ["m", "s"])
@@ -151,7 +153,7 @@ handler:
 def test_jumps_into_nothing(vector: str, mode: str, access: str, tmp_path: Path) -> None:
     """With a trap vector the guest is told; without one it ends, and the user is told."""
     base = RAM if mode == "m" else START
-    text = JUMP.format(vector=vector.format(x=mode), x=mode)
+    text = (JUMP + HANDLER).format(vector=vector.format(x=mode), x=mode)
     code = bytearray(assemble(text, base))
     at = symbols(text, base)["target"] - base
     path = tmp_path / "guest"
@@ -182,3 +184,61 @@ def test_a_jump_into_nothing_is_explained(host: Host) -> None:
     ended.check(139)
     assert b"no trap handler" in ended.error
     assert b"instruction access fault" in ended.error and b"0x40000000" in ended.error
+
+
+# The level below, which may not execute there, jumps to the handler.
+JUMP_TO_VECTOR = {
+    # Sv39: all of the first 4 GiB for S, and RAM once more, from 3 GiB on, for U.
+    "U to S": """
+    la a0, handler
+    csrw stvec, a0
+    la t0, root
+    srli t0, t0, 12
+    li t1, 8 << 60
+    or t0, t0, t1
+    csrw satp, t0
+    sfence.vma
+    la t0, user
+    li t1, 0x40000000
+    add t0, t0, t1
+    csrw sepc, t0
+    li t1, 0x100
+    csrc sstatus, t1
+    sret
+user:
+    jr a0
+.balign 4096
+root:
+    .dword 0xcf, 0, 0x200000cf, 0x200000df
+    .zero 4096 - 32
+""",
+    # S has no page at all.
+    "S to M": """
+    la a0, handler
+    csrw mtvec, a0
+    la t0, root
+    srli t0, t0, 12
+    li t1, 8 << 60
+    or t0, t0, t1
+    csrw satp, t0
+    csrw medeleg, zero
+    csrw mepc, a0
+    li t1, 0x1800
+    csrc mstatus, t1
+    li t1, 0x800
+    csrs mstatus, t1
+    mret
+.balign 4096
+root:
+    .zero 4096
+""",
+}
+
+
+@pytest.mark.parametrize("access", ["inside", "public"])
+@pytest.mark.parametrize("levels", JUMP_TO_VECTOR)
+def test_a_jump_to_the_trap_vector_is_a_trap_to_it(host: Host, levels: str, access: str) -> None:
+    in_m = levels == "S to M"
+    text = JUMP_TO_VECTOR[levels] + HANDLER.format(x="m" if in_m else "s")
+    ended = host.run(assemble(text, RAM if in_m else START), "--hart", access, bios=in_m)
+    ended.check(12)  # the cause: an instruction page fault

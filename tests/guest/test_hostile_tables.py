@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from asm import assemble
 from hostile_kit import (
+    ALL_DONE,
     ANY,
     CLINT,
     FINISHER,
@@ -31,7 +32,9 @@ def host(tmp_path: Path, pagewalk: Cli) -> Host:
 
 
 # M-mode. s0: items of (satp, VA, whether to fetch there). The VA is accessed by MPRV as S-mode
-# would, or S-mode is entered there until a trap or the timer brings the hart back.
+# would, or S-mode is entered there until a trap or the timer brings the hart back. `through`
+# counts those of which all accesses succeed, and those that executed something; at the end a
+# `+` is printed for each.
 WALK_GUEST = f"""
     la t0, handler
     csrw mtvec, t0
@@ -49,6 +52,7 @@ WALK_GUEST = f"""
     bnez a1, 3f
     li t0, 0x20800
     csrs mstatus, t0
+    li s4, 0
 .option push
 .option norvc
     ld a2, 0(a0)
@@ -61,6 +65,8 @@ WALK_GUEST = f"""
 .option pop
     li t0, 0x20000
     csrc mstatus, t0
+    bnez s4, 1b
+    call count_it
     j 1b
 3:  ld t0, 0(s2)
     addi t0, t0, 2000
@@ -82,7 +88,19 @@ handler_of_s:
     call registers
     li t0, -1
     sd t0, 0(s3)
+    csrr t0, mcause
+    li t1, 1
+    beq t0, t1, 1b
+    li t1, 12
+    beq t0, t1, 1b
+    call count_it
     j 1b
+count_it:
+    la t0, through
+    ld t1, 0(t0)
+    addi t1, t1, 1
+    sd t1, 0(t0)
+    ret
 registers:
     ld s1, count
     li t0, 24
@@ -99,12 +117,27 @@ handler:
     csrw mepc, t0
     li t0, 0x1800
     csrs mstatus, t0
+    li s4, 1
     mret
-9:  {SAY_ALL_DONE}
+9:  li t0, 0x10000000
+    li t1, '+'
+    sb zero, 3(t0)
+    sb zero, 4(t0)
+    ld t2, through
+    j 8f
+7:  sb t1, 0(t0)
+    addi t2, t2, -1
+8:  bnez t2, 7b
+    {SAY_ALL_DONE}
+through: .dword 0
 count: .dword 0
 items:
 """
 TABLE_PAGES = 64  # at SCRATCH, filled with PTEs at random
+
+
+LEVELS = {8: 3, 9: 4, 10: 5}  # by satp's mode
+V, R, W, X, U = 1, 2, 4, 8, 0x10  # bits of a PTE
 
 
 def random_pte(rng: random.Random) -> int:
@@ -116,10 +149,10 @@ def random_pte(rng: random.Random) -> int:
     ))  # fmt: skip
     pte = target >> 12 << 10
     if kind < 4:
-        pte |= 1  # a pointer
+        pte |= V  # a pointer
     elif kind < 8:
-        permissions = rng.choice((0x2, 0x6, 0x8, 0xA, 0xE, 0x4, 0xC))
-        pte |= 1 | permissions | rng.choice((0, 0x10, 0xC0, 0xD0))
+        pte |= V | rng.choice((R, R | W, X, R | X, R | W | X, W, W | X))
+        pte |= rng.choice((0, U, 0xC0, U | 0xC0))  # A and D
     else:
         pte |= rng.getrandbits(10)
     if rng.randrange(12) == 0:
@@ -127,10 +160,60 @@ def random_pte(rng: random.Random) -> int:
     return pte
 
 
-def random_walk(rng: random.Random, roots: list[int]) -> tuple[int, int]:
-    """satp and VA."""
+class Tables:
+    """``TABLE_PAGES`` of random PTEs, and ways through them."""
+
+    def __init__(self, rng: random.Random, allows: int) -> None:
+        self._rng = rng
+        self._allows = allows  # bits of the leaves that are looked for
+        self.ptes = [random_pte(rng) for _ in range(512 * TABLE_PAGES)]
+        self._seen: dict[tuple[int, int], list[int]] = {}
+
+    def _useful(self, pa: int, level: int) -> list[int]:
+        """Of the table at ``pa``: pointers to other tables, and leaves that map RAM."""
+        first = (pa - SCRATCH) // 8
+        found = []
+        for i, pte in enumerate(self.ptes[first : first + 512]):
+            target = pte << 2 & -4096
+            if pte & 0xF == V:
+                if level and 0 <= target - SCRATCH < 4096 * TABLE_PAGES:
+                    found.append(i)
+            elif (
+                pte & (V | U | self._allows) == V | self._allows
+                and not target >> 12 & (1 << 9 * level) - 1
+                and RAM <= target < RAM + RAM_SIZE
+            ):
+                found.append(i)
+        return found
+
+    def mapped(self, satp: int) -> int:
+        """A VA that ``satp`` is likely to map to RAM."""
+        levels, pa, va = LEVELS[satp >> 60], satp << 12 & (1 << 56) - 1, 0
+        for level in reversed(range(levels)):
+            if (pa, level) not in self._seen:
+                self._seen[pa, level] = self._useful(pa, level)
+            index = self._rng.choice(self._seen[pa, level] or [0])
+            va |= index << 12 + 9 * level
+            pte = self.ptes[(pa - SCRATCH) // 8 + index]
+            pa = pte << 2 & -4096
+            if pte & 0xF != V or not 0 <= pa - SCRATCH < 4096 * TABLE_PAGES:
+                break
+        top = 12 + 9 * levels
+        return va | -(va >> top - 1) << top | 8 * self._rng.randrange(512)
+
+
+def random_walk(rng: random.Random, tables: Tables, guided: float) -> tuple[int, int]:
+    """satp and VA; ``guided``: the part of them that is likely to reach RAM."""
+    if rng.random() < guided:
+        root = SCRATCH + 4096 * rng.randrange(TABLE_PAGES)
+        satp = rng.choice((8, 8, 9, 10)) << 60 | rng.getrandbits(16) << 44 | root >> 12
+        return satp, tables.mapped(satp) & (1 << 64) - 1
+    root = rng.choice((
+        *[SCRATCH + 4096 * rng.randrange(TABLE_PAGES)] * 8, UART, CLINT, 0x200_B000, PLIC,
+        VIRTIO[7], FINISHER, 0x1000, 0, HOLE, RAM + RAM_SIZE, (1 << 56) - 4096,
+    ))  # fmt: skip
     mode = rng.choice((8, 8, 8, 9, 9, 10, 0, 1, 7, 11, 15))
-    satp = mode << 60 | rng.getrandbits(16) << 44 | rng.choice(roots) >> 12
+    satp = mode << 60 | rng.getrandbits(16) << 44 | root >> 12
     va = rng.choice((
         rng.getrandbits(39), rng.getrandbits(48), rng.getrandbits(64), rng.getrandbits(30),
         rng.getrandbits(38) | -1 << 38, rng.getrandbits(12) | 0xFFF << 12,
@@ -141,24 +224,22 @@ def random_walk(rng: random.Random, roots: list[int]) -> tuple[int, int]:
 
 
 def walk_guest(rng: random.Random, count: int, fetches: bool) -> bytes:
-    roots = [SCRATCH + 4096 * i for i in range(TABLE_PAGES)] * 2
-    roots += [UART, CLINT, 0x200B000, PLIC, VIRTIO[7], FINISHER, 0x1000, 0, HOLE, RAM + RAM_SIZE]
-    roots += [(1 << 56) - 4096]
-    items = (struct.pack("<QQQ", *random_walk(rng, roots), fetches) for _ in range(count))
+    tables = Tables(rng, X if fetches else R | W)
+    guided = 0.9 if fetches else 0.5
+    items = [struct.pack("<QQQ", *random_walk(rng, tables, guided), fetches) for _ in range(count)]
     guest = assemble(WALK_GUEST, RAM)[:-8] + struct.pack("<Q", count) + b"".join(items)
     assert len(guest) <= SCRATCH - RAM
-    tables = struct.pack(
-        f"<{512 * TABLE_PAGES}Q", *(random_pte(rng) for _ in range(512 * TABLE_PAGES))
-    )
-    guest = guest.ljust(SCRATCH - RAM, b"\0") + tables
-    # What leaves may map, for fetches: anything.
+    guest = guest.ljust(SCRATCH - RAM, b"\0") + struct.pack(f"<{len(tables.ptes)}Q", *tables.ptes)
+    # What leaves may map: anything.
     return guest.ljust(SCRATCH - RAM + (1 << 20), b"\0") + rng.randbytes(1 << 16)
 
 
 @pytest.mark.parametrize("more", ["", "--deterministic", "--hart public"])
 def test_random_page_tables(host: Host, more: str) -> None:
     guest = walk_guest(random.Random(more), 4000, fetches=False)
-    host.run_apart(guest, *more.split(), bios=True).check_all_done()
+    ended = host.run_apart(guest, *more.split(), bios=True)
+    ended.check_all_done()
+    assert ended.out.count(b"+") > 500
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -166,4 +247,7 @@ def test_fetches_through_random_page_tables(host: Host, seed: int) -> None:
     """What is executed there may do anything, also end the machine."""
     more = ((), ("--deterministic",), ("--hart", "public"))[seed % 3]
     guest = walk_guest(random.Random(seed), 300, fetches=True)
-    host.run(guest, "--timeout", "3", *more, bios=True).check(*ANY)
+    ended = host.run(guest, "--timeout", "3", *more, bios=True)
+    ended.check(*ANY)
+    if ended.out.endswith(ALL_DONE):
+        assert ended.out.count(b"+") > 100
