@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asm import assemble, symbols
@@ -57,15 +58,23 @@ SPINS = {
     "a suspended hart": "li a7, 0x48534D\nli a6, 3\nli a0, 0\nli t0, 32\ncsrs sie, t0\n"
     "mv s0, a7\n1: li a7, 0x54494D45\nli a6, 0\nrdtime a0\nli t0, 1000\nadd a0, a0, t0\necall\n"
     "li a7, 0x48534D\nli a6, 3\nli a0, 0\necall\nj 1b",
+    "a wait for an hour": "li t0, 32\ncsrs sie, t0\nli a7, 0x54494D45\nli a6, 0\n"
+    "1: rdtime a0\nli t0, 36000000000\nadd a0, a0, t0\necall\nwfi\nj 1b",
+}
+# Options of the board.
+WAYS: dict[str, dict[str, Any]] = {
+    "inside": {"access": "inside"},
+    "public": {"access": "public"},
+    "deterministic": {"deterministic": True},
 }
 
 
-@pytest.mark.parametrize("access", ["inside", "public"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("what", SPINS)
-def test_a_guest_that_spins_is_ended_at_once(what: str, access: str, tmp_path: Path) -> None:
+def test_a_guest_that_spins_is_ended_at_once(what: str, way: str, tmp_path: Path) -> None:
     path = tmp_path / "spin"
     path.write_bytes(assemble(SPINS[what], START))
-    booted = prepare(BootOptions(path, ram_size=RAM_SIZE, access=access))
+    booted = prepare(BootOptions(path, ram_size=RAM_SIZE, **WAYS[way]))
     asked: list[float] = []
     with closing(booted.board):
         session = Session(booted, None, None)

@@ -42,6 +42,8 @@ WALK_GUEST = f"""
     call registers
     li t0, 0x80
     csrw mie, t0
+    li t0, 0x6000    # the FPU is on
+    csrs mstatus, t0
 1:  bgeu s0, s1, 9f
     ld t0, 0(s0)
     csrw satp, t0
@@ -134,6 +136,7 @@ count: .dword 0
 items:
 """
 TABLE_PAGES = 64  # at SCRATCH, filled with PTEs at random
+CODE, CODE_PAGES = SCRATCH + (1 << 20), 16  # and these with instructions
 
 
 LEVELS = {8: 3, 9: 4, 10: 5}  # by satp's mode
@@ -142,10 +145,12 @@ V, R, W, X, U = 1, 2, 4, 8, 0x10  # bits of a PTE
 
 def random_pte(rng: random.Random) -> int:
     kind = rng.randrange(10)
+    table = SCRATCH + 4096 * rng.randrange(TABLE_PAGES)
+    code = CODE + 4096 * rng.randrange(CODE_PAGES)
     target = rng.choice((
-        *[SCRATCH + 4096 * rng.randrange(TABLE_PAGES)] * 6, SCRATCH + (1 << 20), UART, CLINT,
-        VIRTIO[7], PLIC + 0x20_0000, 0x1000, 0, HOLE, RAM + RAM_SIZE, RAM + RAM_SIZE - 4096,
-        1 << 55, (1 << 56) - 4096,
+        *[code if 4 <= kind < 8 else table] * 6, table, SCRATCH, UART, CLINT, VIRTIO[7],
+        PLIC + 0x20_0000, 0x1000, 0, HOLE, RAM + RAM_SIZE, RAM + RAM_SIZE - 4096, 1 << 55,
+        (1 << 56) - 4096,
     ))  # fmt: skip
     pte = target >> 12 << 10
     if kind < 4:
@@ -223,6 +228,33 @@ def random_walk(rng: random.Random, tables: Tables, guided: float) -> tuple[int,
     return satp, va & (1 << 64) - 1
 
 
+S_CSRS = (
+    0x001, 0x002, 0x003, 0x100, 0x104, 0x105, 0x106, 0x140, 0x141, 0x142, 0x143, 0x144, 0x180,
+    0x300, 0x302, 0xC00, 0xC01, 0xC02,
+)  # fmt: skip
+# Instructions, and which of their bits are free.
+_ALL, _NO_FUNCT3, _REGISTERS = 0xFFFF_FF80, 0xFFFF_8F80, 0x01FF_FF80
+FORMS = [
+    *((opcode, _ALL) for opcode in (0x03, 0x13, 0x17, 0x1B, 0x23, 0x37, 0x43, 0x53, 0x63, 0x6F)),
+    *((opcode | 3 << 12, _NO_FUNCT3) for opcode in (0x03, 0x07, 0x23, 0x27)),
+    *((funct << 25 | opcode, _REGISTERS) for funct in (0, 1, 0x20) for opcode in (0x33, 0x3B)),
+    *((funct << 27 | 0x202F, 0x07FF_9F80) for funct in (0, 1, 2, 3, 4, 8, 12, 16, 20, 24, 28)),
+    (0x67, _NO_FUNCT3),
+    *((csr << 20 | 0x73, 0x000F_FF80) for csr in S_CSRS),
+    # ecall, ebreak, sret, mret, wfi, fence, fence.i
+    *((word, 0) for word in (0x73, 0x10_0073, 0x1020_0073, 0x3020_0073, 0x1050_0073, 0xF, 0x100F)),
+    (0x1200_0073, 0x01FF_8000),  # sfence.vma
+    (0, (1 << 32) - 1),
+]  # fmt: skip
+
+
+def random_code(rng: random.Random, count: int) -> bytes:
+    """Instructions of all kinds, with random operands."""
+    forms = (rng.choice(FORMS) for _ in range(count))
+    words = [fixed | rng.getrandbits(32) & free for fixed, free in forms]
+    return struct.pack(f"<{count}I", *words)
+
+
 def walk_guest(rng: random.Random, count: int, fetches: bool) -> bytes:
     tables = Tables(rng, X if fetches else R | W)
     guided = 0.9 if fetches else 0.5
@@ -230,8 +262,7 @@ def walk_guest(rng: random.Random, count: int, fetches: bool) -> bytes:
     guest = assemble(WALK_GUEST, RAM)[:-8] + struct.pack("<Q", count) + b"".join(items)
     assert len(guest) <= SCRATCH - RAM
     guest = guest.ljust(SCRATCH - RAM, b"\0") + struct.pack(f"<{len(tables.ptes)}Q", *tables.ptes)
-    # What leaves may map: anything.
-    return guest.ljust(SCRATCH - RAM + (1 << 20), b"\0") + rng.randbytes(1 << 16)
+    return guest.ljust(CODE - RAM, b"\0") + random_code(rng, CODE_PAGES * 1024)
 
 
 @pytest.mark.parametrize("more", ["", "--deterministic", "--hart public"])
@@ -246,8 +277,8 @@ def test_random_page_tables(host: Host, more: str) -> None:
 def test_fetches_through_random_page_tables(host: Host, seed: int) -> None:
     """What is executed there may do anything, also end the machine."""
     more = ((), ("--deterministic",), ("--hart", "public"))[seed % 3]
-    guest = walk_guest(random.Random(seed), 300, fetches=True)
+    guest = walk_guest(random.Random(seed), 1000, fetches=True)
     ended = host.run(guest, "--timeout", "3", *more, bios=True)
     ended.check(*ANY)
     if ended.out.endswith(ALL_DONE):
-        assert ended.out.count(b"+") > 100
+        assert ended.out.count(b"+") > 500
