@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for asm.py
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # for guest_kit.py
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the kits
 
 from guest_kit import Kernel
+from hostile_kit import Host
 
 from emu.paging import SV39, PagingMode
 from guest.cli import main
@@ -51,6 +52,12 @@ def pagewalk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         return result
 
     return call
+
+
+@pytest.fixture
+def host(tmp_path: Path, pagewalk: Callable[..., Result]) -> Host:
+    """Runs guests that do what no guest should."""
+    return Host(tmp_path, pagewalk)
 
 
 # Under nohup, and in a job that a shell runs in the background, they are ignored, and each

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import random
 import struct
-from pathlib import Path
 
 import pytest
 from asm import assemble
-from hostile_kit import ANY, RAM, SAY_ALL_DONE, START, Cli, Host
-
-
-@pytest.fixture
-def host(tmp_path: Path, pagewalk: Cli) -> Host:
-    return Host(tmp_path, pagewalk)
-
+from hostile_kit import ANY, RAM, SAY_ALL_DONE, START, Host
 
 # M-mode. The writes stand behind it, and behind them the values, which s0 goes through. What
 # is harmless goes on at s4; all that may be written over is found again in s2 and s3.

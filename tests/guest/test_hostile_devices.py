@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pytest
 from asm import assemble, symbols
@@ -21,7 +20,6 @@ from hostile_kit import (
     START,
     UART,
     VIRTIO,
-    Cli,
     Host,
     random_value,
 )
@@ -40,11 +38,6 @@ DEVICES = {
     "uart": (UART, 0x1000),
     **{f"virtio{i}": (base, 0x1000) for i, base in enumerate(VIRTIO)},
 }
-
-
-@pytest.fixture
-def host(tmp_path: Path, pagewalk: Cli) -> Host:
-    return Host(tmp_path, pagewalk)
 
 
 # A table of accesses, and a guest that makes them one after the other.
@@ -226,7 +219,7 @@ class Driver:
 
     def set_up(self) -> None:
         rng = self._rng
-        self._size = self._nearly(1 << rng.randrange(7), 0, 3, 512, 0xFFFF_FFFF)
+        self._size = self._nearly(rng.choice((1, 2, 8, 16, 64)), 0, 3, 512, 0xFFFF_FFFF)
         self._table, self._driver, self._device = (
             self._place(self._at + n) for n in (0, 0x2000, 0x4000)
         )
@@ -315,13 +308,13 @@ def test_random_queues(host: Host, mode: str, monkeypatch: pytest.MonkeyPatch) -
             return written
 
         monkeypatch.setattr(device, "serve", serve)
-    guest = table_guest(random_queues(random.Random(mode), 800), mode)
+    guest = table_guest(random_queues(random.Random(mode), 1500), mode)
     before = host.disk.read_bytes()
     host.run(guest, "--disk", host.disk, bios=mode == "m").check_all_done()
     assert host.disk.read_bytes() == before
-    assert served["virtio-blk"] > 400 and served["virtio-rng"] > 200
+    assert min(served["virtio-blk"], served["virtio-rng"]) > 150, served
 
 
 def test_random_queues_take_no_memory(host: Host) -> None:
-    guest = table_guest(random_queues(random.Random(0), 800), "m")
+    guest = table_guest(random_queues(random.Random(0), 1500), "m")
     host.run_apart(guest, "--disk", host.disk, bios=True).check_all_done()

@@ -6,18 +6,12 @@ import json
 import os
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from asm import assemble
-from hostile_kit import SECONDS, SHUTDOWN, START, Cli, Host, end_by_signal, resident
+from hostile_kit import SECONDS, SHUTDOWN, START, Host, end_by_signal, resident
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def host(tmp_path: Path, pagewalk: Cli) -> Host:
-    return Host(tmp_path, pagewalk)
 
 
 def test_memory_is_what_was_configured(host: Host) -> None:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import random
 import struct
-from pathlib import Path
 
 import pytest
 from asm import assemble
-from hostile_kit import HOLE, RAM, RAM_SIZE, SCRATCH, SHUTDOWN, START, UART, Cli, Host
-
-
-@pytest.fixture
-def host(tmp_path: Path, pagewalk: Cli) -> Host:
-    return Host(tmp_path, pagewalk)
-
+from hostile_kit import HOLE, RAM, RAM_SIZE, SCRATCH, SHUTDOWN, START, UART, Host
 
 # S-mode. s0: (a7, a6, a0 ... a5). The result of a call that is not a legacy one must be an
 # error of the spec's, 0 to -13: others are counted. All interrupts are on.

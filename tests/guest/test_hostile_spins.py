@@ -19,7 +19,6 @@ from hostile_kit import (
     START,
     UART,
     VIRTIO,
-    Cli,
     Host,
 )
 
@@ -27,12 +26,6 @@ from emu.hart import Hart
 from emu.stop import StopReason
 from guest.boot import BootOptions, prepare
 from guest.boot_session import ESCAPE, Session
-
-
-@pytest.fixture
-def host(tmp_path: Path, pagewalk: Cli) -> Host:
-    return Host(tmp_path, pagewalk)
-
 
 SPINS = {
     "jump": "1: j 1b",

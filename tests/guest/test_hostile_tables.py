@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import struct
-from pathlib import Path
 
 import pytest
 from asm import assemble
@@ -21,15 +20,8 @@ from hostile_kit import (
     SCRATCH,
     UART,
     VIRTIO,
-    Cli,
     Host,
 )
-
-
-@pytest.fixture
-def host(tmp_path: Path, pagewalk: Cli) -> Host:
-    return Host(tmp_path, pagewalk)
-
 
 # M-mode. s0: items of (satp, VA, whether to fetch there). The VA is accessed by MPRV as S-mode
 # would, or S-mode is entered there until a trap or the timer brings the hart back. `through`
