@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asm import assemble, symbols
+from asm import Batch, assemble, symbols
 from hostile_kit import (
     CLINT,
     HOLE,
@@ -27,32 +27,40 @@ from emu.stop import StopReason
 from guest.boot import BootOptions, prepare
 from guest.boot_session import ESCAPE, Session
 
+spin = Batch()
 SPINS = {
-    "jump": "1: j 1b",
-    "loads": "la t0, 1f\n1: ld t1, 0(t0)\nj 1b",
-    "amo": "li t0, 0x80300000\n1: amoadd.d t1, t1, (t0)\nj 1b",
-    "lr": "li t0, 0x80300000\n1: lr.d t1, (t0)\nj 1b",
-    "device": "li t0, 0x10000005\n1: lbu t1, 0(t0)\nj 1b",
-    "clock": "1: rdtime t1\nj 1b",
-    "fences": "1: fence.i\nsfence.vma\nj 1b",
-    "csr": "1: csrrw t1, sscratch, t1\nj 1b",
-    "ecalls": "1: li a7, 0x10\nli a6, 0\necall\nj 1b",
-    "bad ecalls": "1: li a7, -1\necall\nj 1b",
-    "traps": "la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: unimp",
-    "ebreaks": "la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: ebreak",
-    "holes": "la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: li t1, 0x40000000\nld t1, 0(t1)",
-    "misaligned": "la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: li t1, 0x80300001\nlr.d t1, (t1)",
-    "self-modifying": "la t0, 2f\nlw t1, 0(t0)\n1: sw t1, 0(t0)\n2: nop\nj 1b",
-    "far away": "1: la t0, 2f\njr t0\n.balign 4096\n.space 4096\n2: la t0, 1b\njr t0",
-    "wfi that wakes": "li a7, 0x735049\nli a6, 0\nli a0, 1\nli a1, 0\necall\n"
-    "csrsi sie, 2\n1: wfi\nj 1b",
-    "a timer that is always due": "la t0, 3f\ncsrw stvec, t0\nli t0, 32\ncsrs sie, t0\n"
-    "csrsi sstatus, 2\n1: j 1b\n.balign 4\n3: li a7, 0x54494D45\nli a6, 0\nli a0, 0\necall\nsret",
-    "a suspended hart": "li a7, 0x48534D\nli a6, 3\nli a0, 0\nli t0, 32\ncsrs sie, t0\n"
-    "mv s0, a7\n1: li a7, 0x54494D45\nli a6, 0\nrdtime a0\nli t0, 1000\nadd a0, a0, t0\necall\n"
-    "li a7, 0x48534D\nli a6, 3\nli a0, 0\necall\nj 1b",
-    "a wait for an hour": "li t0, 32\ncsrs sie, t0\nli a7, 0x54494D45\nli a6, 0\n"
-    "1: rdtime a0\nli t0, 36000000000\nadd a0, a0, t0\necall\nwfi\nj 1b",
+    "jump": spin("1: j 1b"),
+    "loads": spin("la t0, 1f\n1: ld t1, 0(t0)\nj 1b"),
+    "amo": spin("li t0, 0x80300000\n1: amoadd.d t1, t1, (t0)\nj 1b"),
+    "lr": spin("li t0, 0x80300000\n1: lr.d t1, (t0)\nj 1b"),
+    "device": spin("li t0, 0x10000005\n1: lbu t1, 0(t0)\nj 1b"),
+    "clock": spin("1: rdtime t1\nj 1b"),
+    "fences": spin("1: fence.i\nsfence.vma\nj 1b"),
+    "csr": spin("1: csrrw t1, sscratch, t1\nj 1b"),
+    "ecalls": spin("1: li a7, 0x10\nli a6, 0\necall\nj 1b"),
+    "bad ecalls": spin("1: li a7, -1\necall\nj 1b"),
+    "traps": spin("la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: unimp"),
+    "ebreaks": spin("la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: ebreak"),
+    "holes": spin("la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: li t1, 0x40000000\nld t1, 0(t1)"),
+    "misaligned": spin("la t0, 1f\ncsrw stvec, t0\n.balign 4\n1: li t1, 0x80300001\nlr.d t1, (t1)"),
+    "self-modifying": spin("la t0, 2f\nlw t1, 0(t0)\n1: sw t1, 0(t0)\n2: nop\nj 1b"),
+    "far away": spin("1: la t0, 2f\njr t0\n.balign 4096\n.space 4096\n2: la t0, 1b\njr t0"),
+    "wfi that wakes": spin(
+        "li a7, 0x735049\nli a6, 0\nli a0, 1\nli a1, 0\necall\ncsrsi sie, 2\n1: wfi\nj 1b"
+    ),
+    "a timer that is always due": spin(
+        "la t0, 3f\ncsrw stvec, t0\nli t0, 32\ncsrs sie, t0\ncsrsi sstatus, 2\n1: j 1b\n"
+        ".balign 4\n3: li a7, 0x54494D45\nli a6, 0\nli a0, 0\necall\nsret"
+    ),
+    "a suspended hart": spin(
+        "li a7, 0x48534D\nli a6, 3\nli a0, 0\nli t0, 32\ncsrs sie, t0\n"
+        "mv s0, a7\n1: li a7, 0x54494D45\nli a6, 0\nrdtime a0\nli t0, 1000\nadd a0, a0, t0\necall\n"
+        "li a7, 0x48534D\nli a6, 3\nli a0, 0\necall\nj 1b"
+    ),
+    "a wait for an hour": spin(
+        "li t0, 32\ncsrs sie, t0\nli a7, 0x54494D45\nli a6, 0\n"
+        "1: rdtime a0\nli t0, 36000000000\nadd a0, a0, t0\necall\nwfi\nj 1b"
+    ),
 }
 # Options of the board.
 WAYS: dict[str, dict[str, Any]] = {
@@ -66,7 +74,7 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("what", SPINS)
 def test_a_guest_that_spins_is_ended_at_once(what: str, way: str, tmp_path: Path) -> None:
     path = tmp_path / "spin"
-    path.write_bytes(assemble(SPINS[what], START))
+    path.write_bytes(SPINS[what].code)
     booted = prepare(BootOptions(path, ram_size=RAM_SIZE, **WAYS[way]))
     asked: list[float] = []
     with closing(booted.board):
