@@ -22,6 +22,7 @@ from emu.csr import Priv
 from emu.paging import PAGE_SIZE, mode_of_satp, satp_root
 from emu.ram import Ram
 from emu.stop import Stop, StopReason
+from emu.stop_at_block import StopAtBlock
 from emu.trap import Cause, Trap
 from emu.walk import ACCESS_OF_CAUSE, Access, Refusal, Rule, Translation, WalkConfig, walk
 
@@ -103,6 +104,7 @@ class Hart:
         self._in_place = self.access.in_place
         self.coherence: Coherence | None = None  # None: whoever changes code says so himself
         self._install_hooks()
+        self._look_again = StopAtBlock(self)
         if isinstance(self.access, inside.InsideAccess):
             self.access.on_error = self.fail
             csr_repairs.install(self)
@@ -290,14 +292,22 @@ class Hart:
         wherever one to S could be taken, the one to M would be taken first.
         """
         with self.pending_lock:
-            choice = trap.choose_interrupt(self.words, self.pending)
-            if choice is None or self.interrupts_held or self._stepping:
+            if self.interrupts_held or self._stepping:
                 self.access.present_interrupts(0)
-            elif self.handlers[choice[1]] is not None or not self._in_place:
+                return
+            if not self._in_place:
+                # The words are those of the last stop, `mie` among them: look anew.
+                self.access.present_interrupts(0)
+                if self.pending:
+                    self._look_again.set()
+                return
+            choice = trap.choose_interrupt(self.words, self.pending)
+            if choice is None:
+                self.access.present_interrupts(0)
+            elif self.handlers[choice[1]] is not None:
                 # Python takes it: stop the hart where it is enabled, see _take_interrupts.
                 self.access.present_interrupts(0)
-                # On the public way the words are those of the last stop: look anew.
-                if self.running and (not self._in_place or trap.is_enabled(self.words, choice[1])):
+                if self.running and trap.is_enabled(self.words, choice[1]):
                     inside.emu_stop(self.uc)
             else:
                 self.access.present_interrupts(1 << choice[0])
@@ -550,6 +560,11 @@ class Hart:
             self._tasks.append(task)
         inside.emu_stop(self.uc)
 
+    def start_again(self) -> None:
+        """From a callback: leave the engine and enter it again, to look at interrupts."""
+        self._restart = True
+        inside.emu_stop(self.uc)
+
     def end(self, stop: Stop) -> None:
         """From a device's callback: end the run with ``stop`` after this instruction."""
         self._stop = stop
@@ -591,6 +606,7 @@ class Hart:
             if count and not left:
                 return self._finish(Stop(StopReason.LIMIT))
             self.present()
+            self._look_again.clear()  # it is done now
             self._take_interrupts()
             if self._stop is not None:
                 return self._finish(self._stop)
