@@ -318,3 +318,54 @@ def test_random_queues(host: Host, mode: str, monkeypatch: pytest.MonkeyPatch) -
 def test_random_queues_take_no_memory(host: Host) -> None:
     guest = table_guest(random_queues(random.Random(0), 1500), "m")
     host.run_apart(guest, "--disk", host.disk, bios=True).check_all_done()
+
+
+# M-mode. Interrupts come from what the hart itself stores: each byte that is sent raises the
+# UART's, and at the end the CLINT's software interrupt ends the loop that nothing else ends.
+RAISES_INTERRUPTS = """
+    la t0, handler
+    csrw mtvec, t0
+    li s0, 0x10000000
+    li s1, 'a'
+    li s2, 'k'
+    li s3, 0xc200004
+    li s4, 0x2000000
+    li t1, 1
+    li t0, 0xc000028     # the UART's priority
+    sw t1, 0(t0)
+    li t1, 0x400
+    li t0, 0xc002000     # its enable for M
+    sw t1, 0(t0)
+    li t1, 2             # of the UART: when a byte has been sent
+    sb t1, 1(s0)
+    li t0, 0x808
+    csrw mie, t0
+    csrsi mstatus, 8
+1:  sb s1, 0(s0)
+    addi s1, s1, 1
+    bne s1, s2, 1b
+    li t1, 1
+    sw t1, 0(s4)
+2:  j 2b
+.balign 4
+handler:
+    csrr t0, mcause
+    andi t0, t0, 63
+    li t1, 3
+    beq t0, t1, 3f
+    lbu t1, 2(s0)
+    lw t1, 0(s3)
+    sw t1, 0(s3)
+    mret
+3:  li t0, 0x100000
+    li t1, 0x5555
+    sw t1, 0(t0)
+4:  j 4b
+"""
+
+
+@pytest.mark.parametrize("more", ["--hart inside", "--hart public", "--deterministic"])
+def test_a_store_that_raises_an_interrupt_is_done_once(host: Host, more: str) -> None:
+    ended = host.run(assemble(RAISES_INTERRUPTS, RAM), *more.split(), "--timeout", "20", bios=True)
+    ended.check(0)
+    assert ended.out == b"abcdefghij"
