@@ -357,11 +357,27 @@ class Hart:
         w = self.words
         if record.epc != w[words.MTVEC if record.target == 3 else words.STVEC] & ~3:
             return False
-        first = self._entered or record
+        first = self._last_interrupt(record.target) or self._entered or record
         w[words.PC], w[words.PRIV] = first.epc, first.priv
         detail = "no trap handler: its vector cannot be fetched"
         self.end(Stop(StopReason.FAULT, trap=first, detail=detail))
         return True
+
+    def _last_interrupt(self, target: int) -> Trap | None:
+        """The last trap that ``target`` was entered for, if it was an interrupt.
+
+        The engine delivers those by itself, so only the CSRs know of it.
+        """
+        w = self.words
+        if target == Priv.M:
+            cause, epc = w[words.MCAUSE], w[words.MEPC]
+            priv = (w[words.MSTATUS] & CSR.MSTATUS_MPP) >> CSR.MSTATUS_MPP_SHIFT
+        else:
+            cause, epc = w[words.SCAUSE], w[words.SEPC]
+            priv = int(bool(w[words.MSTATUS] & CSR.MSTATUS_SPP))
+        if not cause & trap.INTERRUPT:
+            return None
+        return Trap(cause & ~trap.INTERRUPT, epc, 0, priv, target, True)
 
     def _make_on_intr(self) -> Callable[[int, int, int], None]:
         """The callback of every trap but `ebreak`, also the way of every system call.

@@ -41,7 +41,7 @@ def describe(program: str, kind: str, hart: Hart, stop: Stop, symbols: Symbols) 
     where = f"{pc:#x}{f' <{name}>' if name else ''} in {PRIV_NAMES[hart.priv]}-mode"
     outcome = Outcome(program, kind, stop, stop.code, where)
     if stop.reason is StopReason.FAULT:
-        cause = stop.trap.cause if stop.trap else -1
+        cause = stop.trap.cause if stop.trap and not stop.trap.interrupt else -1
         outcome.status = 128 + _SIGNAL_OF_CAUSE.get(cause, _SIGSEGV)
         if stop.trap:
             from emu.debug.explain import explain  # the disassembler and more, for this alone

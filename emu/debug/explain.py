@@ -29,14 +29,15 @@ def explain(hart: Hart, trap: Trap, symbols: Symbols | None = None) -> str:
         f"{trap.text} in {CSR.Priv(trap.priv).name}-mode at "
         f"{trap.epc:#x}{_named(symbols, trap.epc)}"
     ]
-    if trap.cause in PAGE_FAULTS | ACCESS_FAULTS:
+    is_access = not trap.interrupt and trap.cause in PAGE_FAULTS | ACCESS_FAULTS
+    if is_access:
         verb = ACCESS_OF_CAUSE[trap.cause].verb
         lines[0] += f", {verb} of {trap.tval:#x}{_named(symbols, trap.tval)}"
     lines += ["", *_registers(hart, trap)]
     lines += ["", "code:", *_code(hart, trap.epc, symbols)]
-    if trap.cause in PAGE_FAULTS | ACCESS_FAULTS:
+    if is_access:
         lines += ["", *_translation(hart, trap.tval, ACCESS_OF_CAUSE[trap.cause])]
-    elif trap.cause == 2:
+    elif trap.cause == 2 and not trap.interrupt:
         lines += [
             "",
             f"the bits {trap.tval:#x} are no instruction that this hart has at this level",
