@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextlib import closing
@@ -252,3 +253,29 @@ def test_a_jump_to_the_trap_vector_is_a_trap_to_it(host: Host, levels: str, acce
     text = JUMP_TO_VECTOR[levels] + HANDLER.format(x="m" if in_m else "s")
     ended = host.run(assemble(text, RAM if in_m else START), "--hart", access, bios=in_m)
     ended.check(12)  # the cause: an instruction page fault
+
+
+# Both levels' first traps are interrupts; or one was handled before, which is not to blame.
+NO_HANDLER = {
+    "M": "csrw mtvec, zero\nli t0, 8\ncsrs mie, t0\ncsrsi mstatus, 8\nli t0, 0x2000000\n"
+    "li t1, 1\nsw t1, 0(t0)\n1: j 1b",
+    "S": "csrw stvec, zero\nli t0, 32\ncsrs sie, t0\ncsrsi sstatus, 2\nli a7, 0x54494D45\n"
+    "li a6, 0\nli a0, 0\necall\n1: j 1b",
+}
+NO_HANDLER["S, after another trap"] = (
+    f"la t0, 2f\ncsrw stvec, t0\nunimp\n{NO_HANDLER['S']}\n"
+    ".balign 4\n2: csrr t0, sepc\naddi t0, t0, 2\ncsrw sepc, t0\nsret"
+)
+
+
+@pytest.mark.parametrize("more", ["--hart inside", "--hart public", "--deterministic"])
+@pytest.mark.parametrize("level", NO_HANDLER)
+def test_an_interrupt_without_a_handler_is_named(host: Host, level: str, more: str) -> None:
+    in_m = level == "M"
+    code = assemble(NO_HANDLER[level], RAM if in_m else START)
+    ended = host.run(code, *more.split(), bios=in_m)
+    ended.check(139)
+    assert b"no trap handler" in ended.error
+    kind = b"machine software" if in_m else b"supervisor timer"
+    said = rb"\npagewalk: %s interrupt in %s-mode at 0x80\w+\n" % (kind, level[:1].encode())
+    assert re.search(said, ended.error), ended.error
