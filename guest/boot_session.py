@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported by those who ask for gdb; snapshots and cores like
     from emu.debug.gdb import GdbServer
 
 _ASK_AGAIN = 0.001  # seconds
+_SAY_AGAIN = 1.0  # seconds
 # Signals that end the machine in good order: the terminal is to be as it was.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXTERNAL = 1 << IRQ_MEI | 1 << IRQ_SEI  # bits of mie
@@ -51,6 +52,7 @@ class Session:
         self._gdb_port = gdb_port
         self._output = output
         self._reboot = reboot
+        self._say_from = 0.0  # time.monotonic
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._runs = False  # in `_run`
         self._server: GdbServer | None = None
@@ -93,14 +95,20 @@ class Session:
             while self._obey():
                 stop = self._board.run(count)
                 if stop.reason is StopReason.RESET and self._reboot:
-                    terminal.say(f"{stop.detail}: the machine begins anew")
-                    self._booted.reset()
+                    self._begin_anew(stop.detail)
                     continue
                 if self._commands.empty() or stop.reason is not StopReason.INTERRUPTED:
                     return stop
             return Stop(StopReason.INTERRUPTED)
         finally:
             self._runs = False
+
+    def _begin_anew(self, why: str) -> None:
+        now = time.monotonic()
+        if now >= self._say_from:  # a guest that resets at once would fill the terminal
+            terminal.say(f"{why}: the machine begins anew")
+            self._say_from = now + _SAY_AGAIN
+        self._booted.reset()
 
     @contextlib.contextmanager
     def _input(self, with_input: bool) -> Iterator[None]:

@@ -130,6 +130,6 @@ def test_random_sbi_calls(host: Host, more: str, count: int) -> None:
     ],
 )
 def test_sbi_calls_that_end_the_machine(host: Host, call: str, status: int, said: bytes) -> None:
-    ended = host.run(assemble(f"{call}\necall\n1: j 1b", START))
+    ended = host.run(assemble(f"{call}\necall\n1: j 1b", START), "--no-reboot")
     ended.check(status)
     assert said in ended.error
