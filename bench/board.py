@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
@@ -121,33 +121,24 @@ def _until(command: Sequence[str], steps: Sequence[Step]) -> float:
         return time.perf_counter() - start
 
 
-_sink: list[Callable[[bytes], None]] = [lambda data: None]
-
-
-def _output(data: bytes) -> None:
-    """The console of `_alone`: what takes it needs the board, which is made with it."""
-    _sink[0](data)
-
-
 def _alone(options: BootOptions, steps: Sequence[Step]) -> float:
     """Seconds from `prepare` to the last step's text, in this process."""
     script = Script(steps)
     ends, waiting = {step.wait_for[-1] for step in steps}, bytearray()
+
+    def output(data: bytes) -> None:
+        waiting.extend(data)
+        # The script is no part of what is measured: it looks where a text of its may end.
+        if data[-1] not in ends:
+            return
+        board.uart.receive(script.feed(bytes(waiting)))
+        waiting.clear()
+        if script.done:
+            board.hart.end(Stop(StopReason.LIMIT))
+
     start = time.perf_counter()
-    booted = prepare(options)
+    booted = prepare(replace(options, output=output))
     with closing(booted.board) as board:
-
-        def output(data: bytes) -> None:
-            waiting.extend(data)
-            # The script is no part of what is measured: it looks where a text of its may end.
-            if data[-1] not in ends:
-                return
-            board.uart.receive(script.feed(bytes(waiting)))
-            waiting.clear()
-            if script.done:
-                board.hart.end(Stop(StopReason.LIMIT))
-
-        _sink[0] = output
         board.run()
         seconds = time.perf_counter() - start
     if not script.done:
@@ -189,7 +180,6 @@ def _linux() -> tuple[dict[str, _Linux], float]:
             append=_APPEND,
             disks=[(disk, "cow")],
             ram_size=RAM_SIZE,
-            output=_output,
         )
         for _ in range(_RUNS):
             for name, command in sides.items():
@@ -224,7 +214,7 @@ def opensbi_banner() -> tuple[Ratio, str]:
     """The machine alone against QEMU's process; the note has our process."""
     _need_qemu()
     bios = _guests().opensbi_dynamic
-    options = BootOptions(bios=bios, ram_size=RAM_SIZE, output=_output)
+    options = BootOptions(bios=bios, ram_size=RAM_SIZE)
     qemu = partial(_until, _qemu("-bios", str(bios)), _BANNER)
     found = least(partial(_alone, options, _BANNER), qemu, 9)
     process = least(partial(_until, _ours("--bios", str(bios)), _BANNER), qemu, 5)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Collection, Iterable
+from functools import cache
 from typing import Any
 
 from emu import board
@@ -211,6 +212,7 @@ def _finisher(root: Any, what: str, value: int) -> None:
 # the library
 
 
+@cache
 def _library() -> Any:
     try:
         with warnings.catch_warnings():

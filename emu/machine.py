@@ -83,28 +83,36 @@ class Machine:
 
         def read(_uc: int, offset: int, size: int, _data: int) -> int:
             try:
-                listener = machine.device_listener
-                began = 0 if listener is None else perf_counter_ns()
+                if machine.device_listener is not None:
+                    return watched(False, offset, size, 0)
                 with lock:
-                    value = device_read(offset, size) if offset < extent else 0
-                if listener is not None:
-                    listener(device, False, offset, size, value, began)
-                return value
+                    return device_read(offset, size) if offset < extent else 0
             except BaseException as e:  # nothing may pass through the engine's C frames
                 fail(e)
                 return 0
 
         def write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
-                listener = machine.device_listener
-                began = 0 if listener is None else perf_counter_ns()
-                if offset < extent:
+                if machine.device_listener is not None:
+                    watched(True, offset, size, value)
+                elif offset < extent:
                     with lock:
                         device_write(offset, size, value)
-                if listener is not None:
-                    listener(device, True, offset, size, value, began)
             except BaseException as e:
                 fail(e)
+
+        def watched(is_write: bool, offset: int, size: int, value: int) -> int:
+            """An access that the listener is told of; the value that was read or written."""
+            listener, began = machine.device_listener, perf_counter_ns()
+            if offset < extent:
+                with lock:
+                    if is_write:
+                        device_write(offset, size, value)
+                    else:
+                        value = device_read(offset, size)
+            if listener is not None:
+                listener(device, is_write, offset, size, value, began)
+            return value
 
         callbacks = inside.MMIO_READ_CB(read), inside.MMIO_WRITE_CB(write)
         self._callbacks.append(callbacks)
