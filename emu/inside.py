@@ -28,6 +28,7 @@ from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
 
 from emu import native
 from emu import words as W
+from emu.devices.quick import QuickRegister
 
 UNICORN_VERSION = "2.1.4"
 
@@ -146,9 +147,19 @@ def grow_hook(handle: int, callback: Any, first: int, last: int) -> None:
     C.c_uint64.from_address(handle + _HOOK_BEGIN + 8).value = last
 
 
-def mmio_map(uc: Uc, pa: int, size: int, read: Any, write: Any) -> None:
-    """Map ``size`` bytes at ``pa`` (whole pages) to raw read and write callbacks."""
-    status = _lib.uc_mmio_map(uc._uch, C.c_uint64(pa), C.c_size_t(size), read, None, write, None)
+def mmio_map(
+    uc: Uc, pa: int, size: int, read: Any, write: Any, quick: QuickRegister | None = None
+) -> None:
+    """Map ``size`` bytes at ``pa`` (whole pages) to raw read and write callbacks.
+
+    ``quick``: a register that need not be asked for by ``read``. The caller keeps all three
+    alive as long as the engine lives. Raises UcError.
+    """
+    data = None
+    if quick is not None and native.available():
+        data = C.c_void_p(quick.connect(_address(read)))
+        read = MMIO_READ_CB(native.register_read())
+    status = _lib.uc_mmio_map(uc._uch, C.c_uint64(pa), C.c_size_t(size), read, data, write, None)
     if status:
         raise UcError(status)
 

@@ -20,6 +20,7 @@ from emu.clock import Clock, RealClock
 from emu.devices import Device
 from emu.devices.finisher import Finisher
 from emu.devices.htif import Htif
+from emu.devices.quick import QuickRegister
 from emu.devices.uart import Uart
 from emu.hart import Hart
 from emu.instruction_clock import InstructionClock
@@ -56,7 +57,8 @@ class Machine:
         # Around each access to a device, and held by what comes from other threads: the
         # clock's alarms, the terminal's input.
         self.lock = threading.RLock()
-        self.device_listener: DeviceListener | None = None
+        self._device_listener: DeviceListener | None = None
+        self._quick: list[QuickRegister] = []
         self.ram = Ram(ram_size, board.DRAM_BASE)
         self.hart = Hart(self.ram, access)
         self.has_input = False  # whether something outside may wake the hart
@@ -76,6 +78,17 @@ class Machine:
         self.attach(self.uart)
         self.attach(Finisher(board.FINISHER.base, self.hart.end))
 
+    @property
+    def device_listener(self) -> DeviceListener | None:
+        """Told of each access to a device."""
+        return self._device_listener
+
+    @device_listener.setter
+    def device_listener(self, listener: DeviceListener | None) -> None:
+        self._device_listener = listener
+        for register in self._quick:
+            register.watch(listener is not None)
+
     def attach(self, device: Device) -> None:
         """Put a device's registers where it says (whole pages are taken)."""
         fail, lock, machine = self.hart.fail, self.lock, self
@@ -83,7 +96,7 @@ class Machine:
 
         def read(_uc: int, offset: int, size: int, _data: int) -> int:
             try:
-                if machine.device_listener is not None:
+                if machine._device_listener is not None:
                     return watched(False, offset, size, 0)
                 with lock:
                     return device_read(offset, size) if offset < extent else 0
@@ -93,7 +106,7 @@ class Machine:
 
         def write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
-                if machine.device_listener is not None:
+                if machine._device_listener is not None:
                     watched(True, offset, size, value)
                 elif offset < extent:
                     with lock:
@@ -103,7 +116,7 @@ class Machine:
 
         def watched(is_write: bool, offset: int, size: int, value: int) -> int:
             """An access that the listener is told of; the value that was read or written."""
-            listener, began = machine.device_listener, perf_counter_ns()
+            listener, began = machine._device_listener, perf_counter_ns()
             if offset < extent:
                 with lock:
                     if is_write:
@@ -115,9 +128,12 @@ class Machine:
             return value
 
         callbacks = inside.MMIO_READ_CB(read), inside.MMIO_WRITE_CB(write)
-        self._callbacks.append(callbacks)
+        quick = getattr(device, "quick", None)
+        self._callbacks.append((callbacks, quick))
         size = -(-device.size // PAGE_SIZE) * PAGE_SIZE
-        inside.mmio_map(self.hart.uc, device.base, size, *callbacks)
+        inside.mmio_map(self.hart.uc, device.base, size, *callbacks, quick)
+        if quick is not None:
+            self._quick.append(quick)
         self.devices.append(device)
 
     def set_rom(self, code: bytes, entry: int, device_tree: int = 0, info: bytes = b"") -> None:

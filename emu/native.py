@@ -220,3 +220,23 @@ def block_filter(physical: int, chunk_shift: int) -> int:
             b"\xff\x61\x28",  # jmp [rcx + unseen]
         )
     )  # fmt: skip
+
+
+def register_read() -> int:
+    """A device's read, `uint64_t read(uc, offset, unsigned size, uint64_t words[4])`.
+
+    At offset words[0] gives words[1] and counts in words[2]; elsewhere, and while words[1] is
+    0, calls words[3] with the same arguments.
+    """
+    return place(
+        _link(
+            b"\x48\x3b\x31",  # cmp rsi, [rcx]
+            b"\x75", ">ask",  # jne
+            b"\x48\x8b\x41\x08",  # mov rax, [rcx + 8]
+            b"\x48\x85\xc0",  # test rax, rax
+            b"\x74", ">ask",  # jz
+            b"\x48\xff\x41\x10\xc3",  # inc qword [rcx + 16]; ret
+            "ask:",
+            b"\xff\x61\x18",  # jmp [rcx + 24]
+        )
+    )  # fmt: skip

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from emu.devices import saved
+from emu.devices.quick import QuickRegister
 
 _RBR_THR, _IER, _IIR_FCR, _LCR, _MCR, _LSR, _MSR, _SCR = range(8)
 _IER_RX, _IER_THRE, _IER_LINE, _IER_MODEM = 1, 2, 4, 8
@@ -68,7 +69,9 @@ class Uart:
         self._overrun = False
         self._modem_changes = 0  # MSR bits 3-0
         self._line = False
-        self._looks = 0  # at LSR since something was sent
+        self.quick = QuickRegister(_LSR)  # counts looks since something was sent
+        self._looks = 0  # those that came here
+        self._show()
 
     @property
     def is_heard(self) -> bool:
@@ -76,7 +79,9 @@ class Uart:
 
         What arrives before may be lost: a driver clears the FIFO when it opens the port.
         """
-        return bool(self._ier & _IER_RX) or self._looks >= _LOOKS_OF_ONE_WHO_WAITS
+        return (
+            bool(self._ier & _IER_RX) or self._looks + self.quick.reads >= _LOOKS_OF_ONE_WHO_WAITS
+        )
 
     def receive(self, data: bytes) -> int:
         """Bytes arrive from the other end of the line; how many of them were taken.
@@ -97,6 +102,15 @@ class Uart:
             if room > 0:
                 self._fifo += self._queue[:room]
                 del self._queue[:room]
+        self._show()
+
+    def _show(self) -> None:
+        """Let LSR be read without us, while that has no effect."""
+        if self._poll or self._overrun:
+            self.quick.show(0)
+        else:
+            ready = _LSR_DATA_READY if self._fifo else 0
+            self.quick.show(_LSR_THR_EMPTY | _LSR_IDLE | ready)
 
     def _ask(self) -> None:
         """The guest looks and nothing waits: ask ``poll``."""
@@ -144,6 +158,7 @@ class Uart:
             if self._overrun:
                 value |= _LSR_OVERRUN
                 self._overrun = False
+                self._show()
                 self._update()
             return value
         if self._lcr & _LCR_DLAB and offset <= _IER:
@@ -189,7 +204,7 @@ class Uart:
             self._divisor = self._divisor & keep | value << (8 * offset)
             return
         if offset == _RBR_THR:
-            self._looks = 0
+            self._looks = self.quick.reads = 0
             if self._mcr & _MCR_LOOPBACK:
                 self._loop(value)
             else:
@@ -217,10 +232,11 @@ class Uart:
         depth = _FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
         if len(self._fifo) < depth:
             self._fifo.append(value)
-            return
-        self._overrun = True
-        if depth == 1:
-            self._fifo[0] = value
+        else:
+            self._overrun = True
+            if depth == 1:
+                self._fifo[0] = value
+        self._show()
 
     def _write_fifo_control(self, value: int) -> None:
         if (value ^ self._fcr) & _FCR_ENABLE or value & _FCR_CLEAR_RX:
