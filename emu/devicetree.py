@@ -14,9 +14,9 @@ first: a user's file (``--dtb``) may hold anything.
 from __future__ import annotations
 
 import struct
+import sys
 import warnings
 from collections.abc import Collection, Iterable
-from functools import cache
 from typing import Any
 
 from emu import board
@@ -212,8 +212,10 @@ def _finisher(root: Any, what: str, value: int) -> None:
 # the library
 
 
-@cache
 def _library() -> Any:
+    loaded = sys.modules.get("fdt")
+    if loaded is not None:
+        return loaded
     try:
         with warnings.catch_warnings():
             # An escape in one of its patterns: compiling it warns, once an installation.

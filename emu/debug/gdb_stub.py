@@ -131,7 +131,8 @@ class GdbStub:
             trap: Trap | None = stop.trap
             text = f"{trap.text} at {trap.epc:#x}, tval {trap.tval:#x}" if trap else "fault"
             self._say(f"{text}{': ' if stop.detail else ''}{stop.detail}", output)
-            return self._stop_reply(_SIGNAL_OF_CAUSE.get(trap.cause if trap else 3, _SIGTRAP))
+            cause = trap.cause if trap and not trap.interrupt else -1
+            return self._stop_reply(_SIGNAL_OF_CAUSE.get(cause, _SIGTRAP))
         if stop.reason is StopReason.WFI:
             self._say("the hart waits for an interrupt that nothing can raise", output)
         return self._stop_reply(_SIGTRAP, self._why(stop))

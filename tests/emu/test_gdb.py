@@ -24,6 +24,7 @@ from emu.debug.gdb_packets import Packet, PacketReader, Sign, escape, frame, une
 from emu.debug.gdb_stub import Action, GdbStub, Verb
 from emu.debug.symbols import Symbols
 from emu.stop import Stop, StopReason
+from emu.trap import Trap
 
 UART = 0x1000_0000
 
@@ -946,6 +947,19 @@ def test_a_fault_is_a_signal_and_a_line_of_text(session: Session) -> None:
     text = bytes.fromhex(session.output[-1][1:].decode()).decode()
     assert text == f"store/AMO access fault at {at(ACCESSES, 'acc_store'):#x}, tval {HOLE:#x}\n"
     assert session.ask("?") == "T0bthread:1;"
+
+
+def test_an_interrupt_that_nobody_takes_is_no_exception_of_its_number(session: Session) -> None:
+    """Supervisor timer is 5, as a load access fault is."""
+    trap = Trap(5, DATA, 0, 1, 1, True)
+    stop = Stop(StopReason.FAULT, trap=trap)
+    assert session.stub.stopped(stop, session.output.append) == b"T05thread:1;"
+
+
+def test_a_reset_ends_it(session: Session) -> None:
+    """Where nobody begins the machine anew."""
+    stop = Stop(StopReason.RESET, 1)
+    assert session.stub.stopped(stop, session.output.append) == b"W01"
 
 
 def test_the_end_of_the_guest_is_its_exit_code(session: Session) -> None:
