@@ -632,7 +632,12 @@ class Hart:
                 self.access.store()
             pc = w[words.PC]
             # One by one, so that traps cannot upset the count: each is one instruction.
-            step = count > 0 or self._must_step()
+            step = count > 0
+            if self.pending and not self._in_place and not step:
+                if self._look_again.is_native:
+                    self._look_again.set_behind_one()
+                else:
+                    step = True
             rerun_to, self._rerun_to = self._rerun_to, None
             if rerun_to is not None:
                 self.uc.ctl_set_exits([rerun_to, *self.breakpoints])
@@ -692,10 +697,6 @@ class Hart:
         self._start(pc, 1)
         self._stepping_over = False
         self.access.load()
-
-    def _must_step(self) -> bool:
-        """Whether to look after each instruction if an interrupt can be taken."""
-        return not self._in_place and bool(self.pending)
 
     def _wait(self) -> bool:
         """`wfi`: wait until an interrupt is pending that mie has; False: none can ever be."""

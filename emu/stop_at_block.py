@@ -31,8 +31,9 @@ class StopAtBlock:
     def __init__(self, hart: Hart) -> None:
         self._hart = hart
         self._words = (ctypes.c_uint64 * 3)(0, _NEVER, 0)
-        self._is_native = native.available()
-        if self._is_native and not hart.access.in_place:
+        self._runs_one = False  # the block that begins next
+        self.is_native = native.available()
+        if self.is_native and not hart.access.in_place:
             reached = inside.BLOCK_CB(self._reached)
             hart.callbacks.append(reached)
             self._words[_AT_DEADLINE] = ctypes.cast(reached, ctypes.c_void_p).value or 0
@@ -42,15 +43,28 @@ class StopAtBlock:
 
     def set(self) -> None:
         """From any thread."""
-        if self._is_native:
+        if self.is_native:
             self._words[_DEADLINE] = 0
         elif self._hart.running:
             inside.emu_stop(self._hart.uc)
 
+    def set_behind_one(self) -> None:
+        """From outside of the engine: the block that begins first is run to its end.
+
+        For what is pending and masked. Only instructions that end a block can unmask it:
+        writes of CSRs and returns from traps.
+        """
+        self._runs_one = True
+        self._words[_DEADLINE] = 0
+
     def clear(self) -> None:
         """From outside of the engine: the hart looks now."""
+        self._runs_one = False
         self._words[_DEADLINE] = _NEVER
 
     def _reached(self, _uc: int, _va: int, _size: int, _data: int) -> None:
-        self.clear()
+        if self._runs_one:
+            self._runs_one = False
+            return
+        self._words[_DEADLINE] = _NEVER
         self._hart.start_again()

@@ -21,9 +21,9 @@ from distro import RAM_SIZE, boot_disk_or_skip, guests_or_skip, pattern_disk
 
 from emu.stop import Stop, StopReason
 from guest.boot import Booted, BootOptions, prepare
-from guest.expect import Script, Step
+from guest.expect import Script, Step, drive
 from guest.fetch import Guests
-from guest.initramfs import make_initramfs
+from guest.initramfs import PROMPT, make_initramfs
 from guest.sessions import boot_steps, session, uboot_session
 
 CONSOLE = "console=ttyS0 earlycon=sbi"
@@ -183,3 +183,12 @@ def test_json_takes_piped_input_too(guests: Guests) -> None:
     told = json.loads(done.stdout)
     assert (done.returncode, told["exit"], told["reason"]) == (0, 0, "exit")
     assert "\n42\r\n" in told["console"].replace("\r\r", "\r")
+
+
+@pytest.mark.usefixtures("guests")
+def test_linux_on_the_public_way() -> None:
+    """Where the engine's insides cannot be had: slower, and all there."""
+    script = Script([*boot_steps(), Step(PROMPT, b"poweroff -f\n"), Step(b"Power down")])
+    command = [sys.executable, "-m", "guest.cli", "boot", "linux", "--hart", "public"]
+    assert drive(script, command, SECONDS) == 0
+    assert script.passed, script.missing()
