@@ -19,7 +19,7 @@ import click
 from emu.stop import ORDERLY, Stop, StopReason
 from guest import boot_session
 from guest.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, prepare, resume
-from guest.cli_kit import SizeParameter, print_json
+from guest.cli_kit import SizeParameter, hart_option, print_json
 from guest.console import write_bytes
 from guest.outcome import EXIT_WFI, Outcome, UsageError, describe
 from guest.terminal import Output
@@ -191,13 +191,7 @@ def register(main: click.Group) -> None:
         help="Write an ELF core for gdb at the end.",
     )
     @trace_options
-    @click.option(
-        "--hart",
-        "access",
-        type=click.Choice(["auto", "inside", "public"]),
-        default="auto",
-        help="Way to the hart's state, see pagewalk run.",
-    )
+    @hart_option
     @click.option(
         "--json", "as_json", is_flag=True, help="One JSON object, the console's text in it."
     )

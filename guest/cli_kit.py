@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from emu.board import RAM_SIZE_DEFAULT
+from emu.paging import MODES
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE_PATTERN = re.compile(r"(0x[0-9a-f]+|\d+)([kmgt]?)(i?b)?", re.IGNORECASE)
 
@@ -35,3 +38,30 @@ class SizeParameter(click.ParamType[int]):
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
+
+
+paging_option = click.option(
+    "--paging",
+    type=click.Choice(list(MODES)),
+    default="sv39",
+    show_default=True,
+    help="Translation scheme of the kernel machine.",
+)
+ram_option = click.option(
+    "--ram",
+    "ram_size",
+    type=SizeParameter(),
+    default=RAM_SIZE_DEFAULT,
+    show_default="64M",
+    help="RAM: bytes, or with K, M, G or T. Sparse: what is not touched costs nothing.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on standard output."
+)
+hart_option = click.option(
+    "--hart",
+    "access",
+    type=click.Choice(["auto", "inside", "public"]),
+    default="auto",
+    help="Way to the hart's state: QEMU's own, Unicorn's public interface, or the best there is.",
+)

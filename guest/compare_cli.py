@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from emu.paging import MODES
-from guest.cli_kit import SizeParameter, print_json
+from guest.cli_kit import SizeParameter, json_option, print_json
 from guest.outcome import UsageError
 from guest.runner import Options
 from mm.alloc_trace import GENERATED, Op, dump, parse
@@ -92,7 +92,7 @@ def register(main: click.Group) -> None:
         "--write", "writing", type=click.Path(dir_okay=False), metavar="FILE",
         help="Write the trace to FILE and do nothing else.",
     )  # fmt: skip
-    @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+    @json_option
     def compare_command(
         trace: str,
         arguments: tuple[str, ...],

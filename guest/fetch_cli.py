@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from guest.boot_disk import DiskError, make_boot_disk
+from guest.cli_kit import json_option
 from guest.fetch import FetchError, Guests, guests
 from guest.initramfs import InitramfsError, make_initramfs, write_atomically
 
@@ -62,7 +63,7 @@ class _Progress:
     metavar="FILE",
     help="Make a disk there from which U-Boot boots Linux (needs mke2fs).",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 @click.pass_context
 def fetch_command(
     ctx: click.Context,

@@ -11,10 +11,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from emu.board import RAM_SIZE_DEFAULT
 from emu.paging import MODES, PagingMode
 from guest import look
-from guest.cli_kit import SizeParameter, print_json
+from guest.cli_kit import hart_option, paging_option, print_json, ram_option
 from guest.outcome import UsageError
 from guest.proc_cli import boot_config, slab_option
 from guest.runner import MACHINES, Options
@@ -134,25 +133,14 @@ def register(main: click.Group) -> None:
             (
                 load_option,
                 symbols_option,
-                click.option(
-                    "--paging", type=click.Choice(list(MODES)), default="sv39", show_default=True,
-                    help="Translation scheme of the kernel machine.",
-                ),
-                click.option(
-                    "--ram", "ram_size", type=SizeParameter(), default=RAM_SIZE_DEFAULT,
-                    show_default="64M",
-                    help="RAM: bytes, or with K, M, G or T. Sparse: what is not touched costs "
-                    "nothing.",
-                ),
+                paging_option,
+                ram_option,
                 click.option(
                     "--machine", type=click.Choice(MACHINES),
                     help="Who holds which level: bare, firmware or kernel, see pagewalk run.",
                 ),
                 slab_option,
-                click.option(
-                    "--hart", "access", type=click.Choice(["auto", "inside", "public"]),
-                    default="auto", help="Way to the hart's state, see pagewalk run.",
-                ),
+                hart_option,
                 click.option(
                     "--json", "as_json", is_flag=True, help="JSON on standard output."
                 ),

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu.board import RAM_SIZE_DEFAULT
 from emu.paging import MODES
-from guest.cli_kit import SizeParameter, print_json
+from guest.cli_kit import json_option, paging_option, print_json, ram_option
 from guest.outcome import UsageError
 from guest.runner import Options
 from guest.system import System
@@ -215,17 +214,6 @@ def _state(
 
 def register(main: click.Group) -> None:
     """Add `proc` and `what` to the command line."""
-    paging = click.option(
-        "--paging", type=click.Choice(list(MODES)), default="sv39", show_default=True,
-        help="Translation scheme.",
-    )  # fmt: skip
-    ram = click.option(
-        "--ram", "ram_size", type=SizeParameter(), default=RAM_SIZE_DEFAULT, show_default="64M",
-        help="RAM: bytes, or with K, M, G or T.",
-    )  # fmt: skip
-    as_json = click.option(
-        "--json", "as_json", is_flag=True, help="One JSON object on standard output."
-    )
     quiet = click.option(
         "--quiet", "-q", is_flag=True, help="Do not show what the program and the kernel print."
     )
@@ -234,13 +222,13 @@ def register(main: click.Group) -> None:
     @click.argument("name", type=click.Choice(VIEWS), metavar="NAME")
     @click.argument("program", required=False)
     @click.argument("arguments", nargs=-1)
-    @paging
-    @ram
+    @paging_option
+    @ram_option
     @slab_option
     @append_option
     @keep_option
     @quiet
-    @as_json
+    @json_option
     def proc_command(
         name: str,
         program: str | None,
@@ -296,12 +284,12 @@ def register(main: click.Group) -> None:
     @click.argument("arguments", nargs=-1)
     @load_option
     @symbols_option
-    @paging
-    @ram
+    @paging_option
+    @ram_option
     @slab_option
     @append_option
     @keep_option
-    @as_json
+    @json_option
     @click.option("--page-owner", is_flag=True, help="Record who allocates each page.")
     @click.pass_context
     def what_command(

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from emu.board import RAM_SIZE_DEFAULT
 from emu.csr import PRIV_NAMES
 from emu.paging import MODES
-from guest.cli_kit import SizeParameter, print_json
+from guest.cli_kit import hart_option, json_option, paging_option, print_json, ram_option
 from guest.console import KernelLog, poll_input, read_input, write_bytes
 from guest.outcome import Outcome, UsageError
 from guest.proc_cli import (
@@ -25,42 +24,19 @@ from guest.proc_cli import (
 from guest.runner import MACHINES, Options
 from guest.trace_options import TraceRequest, trace_options
 
-_paging = click.option(
-    "--paging",
-    type=click.Choice(list(MODES)),
-    default="sv39",
-    show_default=True,
-    help="Translation scheme of the kernel machine.",
-)
-_ram = click.option(
-    "--ram",
-    "ram_size",
-    type=SizeParameter(),
-    default=RAM_SIZE_DEFAULT,
-    show_default="64M",
-    help="RAM: bytes, or with K, M, G or T. Sparse: what is not touched costs nothing.",
-)
 _machine = click.option(
     "--machine",
     type=click.Choice(MACHINES),
     help="Who holds which level: bare (all the guest's), firmware (Python is the SBI), "
     "kernel (Python is firmware and kernel). Default: by the program's addresses.",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-_access = click.option(
-    "--hart",
-    "access",
-    type=click.Choice(["auto", "inside", "public"]),
-    default="auto",
-    help="Way to the hart's state: QEMU's own, Unicorn's public interface, or the best there is.",
-)
 
 
 @click.command()
 @click.argument("program", required=False)
 @click.argument("arguments", nargs=-1)
-@_paging
-@_ram
+@paging_option
+@ram_option
 @_machine
 @trace_options
 @click.option("--verbose", "-v", is_flag=True, help="Show the kernel's boot log too.")
@@ -68,8 +44,8 @@ _access = click.option(
 @keep_option
 @slab_option
 @append_option
-@_access
-@_json
+@hart_option
+@json_option
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -186,12 +162,12 @@ def _outcome_json(outcome: Outcome, console: bytes, log: list[str]) -> dict[str,
 @click.command()
 @click.argument("program", required=False)
 @click.argument("arguments", nargs=-1)
-@_paging
-@_ram
+@paging_option
+@ram_option
 @slab_option
 @append_option
-@_access
-@_json
+@hart_option
+@json_option
 @click.pass_context
 def check(
     ctx: click.Context,
@@ -248,7 +224,7 @@ def check(
 
 
 @click.command("list")
-@_json
+@json_option
 def list_guests(as_json: bool) -> None:
     """List the guests that come with pagewalk, and what each shows."""
     from guest import build
