@@ -7,10 +7,11 @@ the public way nothing is installed and `missing` says what follows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from emu import csr as CSR
-from emu import words
+from emu import native, words
 from emu.csr import Priv
 from emu.inside import CsrIllegal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # QEMU 5.0 keeps TW and TSR at bits 29 and 30 of mstatus; the spec has 21 and 22.
 _ENGINE_TW_TSR_SHIFT = 29
+_TW_TSR_SHIFT = 21
 _TW_TSR = CSR.MSTATUS_TW | CSR.MSTATUS_TSR
 # The fields of mstatus that sstatus shows (section 12.1.1), XS and SD among them.
 _SSTATUS = (
@@ -39,19 +41,21 @@ def install(hart: Hart) -> None:
     def read_mstatus(original: Original) -> int:
         value = original()
         moved = value >> _ENGINE_TW_TSR_SHIFT & 3
-        return value & ~(3 << _ENGINE_TW_TSR_SHIFT) | moved << 21
+        return value & ~(3 << _ENGINE_TW_TSR_SHIFT) | moved << _TW_TSR_SHIFT
 
     def write_mstatus(value: int, perform: Perform) -> None:
         if value & CSR.MSTATUS_MPP == 2 << CSR.MSTATUS_MPP_SHIFT:
             value = value & ~CSR.MSTATUS_MPP | w[words.MSTATUS] & CSR.MSTATUS_MPP
-        moved = (value & _TW_TSR) >> 21
+        moved = (value & _TW_TSR) >> _TW_TSR_SHIFT
         perform(value & ~_TW_TSR & ~(3 << _ENGINE_TW_TSR_SHIFT) | moved << _ENGINE_TW_TSR_SHIFT)
         hart.present()
 
-    override(CSR.MSTATUS, read_mstatus, write_mstatus)
+    quick = partial(native.csr_read_moved, words.MSTATUS, _ENGINE_TW_TSR_SHIFT, _TW_TSR_SHIFT)
+    override(CSR.MSTATUS, read_mstatus, write_mstatus, quick)
 
     # sstatus: UXL reads 0. Its write is a write of some of mstatus's fields.
-    hart.access.mask_csr(CSR.SSTATUS, words.MSTATUS, _SSTATUS)
+    quick = partial(native.csr_read_masked, words.MSTATUS, _SSTATUS)
+    override(CSR.SSTATUS, lambda _original: w[words.MSTATUS] & _SSTATUS, None, quick)
 
     # satp: a new root or mode under the same ASID does not flush the TLB.
     def write_satp(value: int, perform: Perform) -> None:
@@ -66,8 +70,9 @@ def install(hart: Hart) -> None:
     def write_epc(value: int, perform: Perform) -> None:
         perform(value & ~1)
 
-    override(CSR.MEPC, None, write_epc)
-    override(CSR.SEPC, None, write_epc)
+    for number, word in ((CSR.MEPC, words.MEPC), (CSR.SEPC, words.SEPC)):
+        quick = partial(native.csr_write_masked, word, (1 << 64) - 2)
+        override(number, None, write_epc, None, quick)
 
     # mip, mie, mideleg: the engine's mip holds the winner only, see Hart.present.
     def writable(mask: int) -> tuple[Callable[[Original], int], Callable[[int, Perform], None]]:

@@ -243,11 +243,20 @@ class StateAccess(Protocol):
     def poke(self) -> None:
         """Let the engine look at its interrupts once more, see `Hart.set_pending`."""
 
-    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
-        """Give this hart's CSR its own behaviour, see `CsrRead` and `CsrWrite`."""
+    def override_csr(
+        self,
+        csr: int,
+        read: CsrRead | None,
+        write: CsrWrite | None,
+        quick_read: Callable[[], int] | None = None,
+        quick_write: Callable[[], int] | None = None,
+    ) -> None:
+        """Give this hart's CSR its own behaviour, see `CsrRead` and `CsrWrite`.
 
-    def mask_csr(self, csr: int, word: int, mask: int) -> None:
-        """Let reads of ``csr`` give state word ``word`` & ``mask``, in the fastest way there is."""
+        ``quick_read`` and ``quick_write`` place native code that does the same, for the hart
+        whose env it is called with: `int read(env, csr, uint64_t *value)`, `int write(env,
+        csr, uint64_t value)`. Where there is none, Python is called.
+        """
 
     def reset_pmp(self) -> None:
         """Clear the PMP's registers, locked ones too."""
@@ -354,11 +363,15 @@ class PublicAccess:
     def poke(self) -> None:
         pass
 
-    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
+    def override_csr(
+        self,
+        csr: int,
+        read: CsrRead | None,
+        write: CsrWrite | None,
+        quick_read: Callable[[], int] | None = None,
+        quick_write: Callable[[], int] | None = None,
+    ) -> None:
         pass  # `missing` says what follows from that
-
-    def mask_csr(self, csr: int, word: int, mask: int) -> None:
-        pass
 
     def physical(self, va: int) -> int | None:
         return None
@@ -508,12 +521,25 @@ class InsideAccess:
     def poke(self) -> None:
         self._icount_high.value = 0xFFFF
 
-    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
+    def override_csr(
+        self,
+        csr: int,
+        read: CsrRead | None,
+        write: CsrWrite | None,
+        quick_read: Callable[[], int] | None = None,
+        quick_write: Callable[[], int] | None = None,
+    ) -> None:
         if read:
             self._reads[csr] = read
         if write:
             self._writes[csr] = write
-        _install_override(self, csr)
+        entry = _overrides.get(csr)
+        if entry is None:
+            entry = _overrides[csr] = _Override(self, csr)
+        if native.available():
+            entry.install(self, read, write, quick_read, quick_write)
+        else:
+            entry.install(self, read, write)
 
     def drop_code(self, offset: int, size: int) -> None:
         # RAM is the first memory that the engine was given: its ram_addr_t begins at 0.
@@ -537,16 +563,6 @@ class InsideAccess:
         data = native.BlockFilter(self._cpu, self._env, base, len(seen), at, _address(unseen))
         self._filters.append((data, seen, unseen))
         return native.block_filter(_address(self._physical), chunk_shift), C.addressof(data)
-
-    def mask_csr(self, csr: int, word: int, mask: int) -> None:
-        if not native.available():
-            self.override_csr(csr, lambda _original: self.words[word] & mask, None)
-        elif csr not in _originals and csr not in _masked:
-            ops = _CsrOps()
-            self._get_ops(C.c_int(csr), C.byref(ops))
-            ops.read = native.csr_read_masked(word, mask)
-            self._set_ops(C.c_int(csr), C.byref(ops))
-            _masked.add(csr)
 
     def access_pc(self) -> int | None:
         """From a device's callback: the VA of the instruction that accesses it.
@@ -647,26 +663,53 @@ def _peek(address: int, size: int) -> int:
 
 _self_memory: int | None = None
 
-# QEMU has one CSR table for all engines of the process, so an override is installed once
-# and finds its hart by the env pointer it is called with.
+# QEMU has one CSR table for all engines of the process, so an override finds its hart by the
+# env pointer that it is called with.
 _accesses: weakref.WeakValueDictionary[int, InsideAccess] = weakref.WeakValueDictionary()
-_originals: dict[int, _CsrOps] = {}
-_masked: set[int] = set()  # those whose read is native, see `InsideAccess.mask_csr`
-_keep: list[Any] = []
+_overrides: dict[int, _Override] = {}
 
 
-def _install_override(access: InsideAccess, csr: int) -> None:
-    if csr in _originals:
-        return
-    original = _CsrOps()
-    access._get_ops(C.c_int(csr), C.byref(original))
-    _originals[csr] = original
+class _Override:
+    """What the table has for ``csr``: the original functions, ours, or native ones.
 
-    absent = not (original.read or original.op)
+    A function that nobody overrides stays the original. CSRs that the table has as one
+    read-modify-write operation (mip, sip) are Python's whole.
+    """
 
-    def original_rw(env: int, new: int, mask: int) -> int:
-        """The original read-modify-write, whichever way the table has it; the old value."""
-        old = C.c_uint64()
+    def __init__(self, access: InsideAccess, csr: int) -> None:
+        self._csr = csr
+        self._original = _CsrOps()
+        access._get_ops(C.c_int(csr), C.byref(self._original))
+        # Kept alive here: the table has their addresses.
+        self._always = _CSR_PREDICATE(lambda env, number: 0)
+        self._read = _CSR_READ(self._on_read)
+        self._write = _CSR_WRITE(self._on_write)
+        self._operate = _CSR_OP(self._on_operation)
+        self._ops = _CsrOps(
+            self._original.predicate or _address(self._always),
+            self._original.read,
+            self._original.write,
+            _address(self._operate) if self._original.op else None,
+        )
+
+    def install(
+        self,
+        access: InsideAccess,
+        read: CsrRead | None,
+        write: CsrWrite | None,
+        quick_read: Callable[[], int] | None = None,
+        quick_write: Callable[[], int] | None = None,
+    ) -> None:
+        """Let the table call what overrides reads and writes, for this hart and all others."""
+        if read:
+            self._ops.read = quick_read() if quick_read else _address(self._read)
+        if write:
+            self._ops.write = quick_write() if quick_write else _address(self._write)
+        access._set_ops(C.c_int(self._csr), C.byref(self._ops))
+
+    def _original_rw(self, env: int, new: int, mask: int) -> int:
+        """The original read-modify-write, whichever way the table had it; the old value."""
+        old, original, csr = C.c_uint64(), self._original, self._csr
         status = 0
         if original.op:
             status = _CSR_OP(original.op)(env, csr, C.byref(old), new, mask)
@@ -678,26 +721,40 @@ def _install_override(access: InsideAccess, csr: int) -> None:
             raise CsrIllegal
         return old.value
 
-    def operate(env: int, _csr: int, result: Any, new: int, mask: int) -> int:
+    def _get(self, target: InsideAccess | None, env: int) -> int:
+        read = target._reads.get(self._csr) if target else None
+        if read is None:
+            if not self._original.read and not self._original.op:
+                raise CsrIllegal  # absent
+            return self._original_rw(env, 0, 0)
+        return read(lambda: self._original_rw(env, 0, 0))
+
+    def _set(self, target: InsideAccess | None, env: int, value: int) -> None:
+        def perform(value: int) -> None:
+            self._original_rw(env, value, _M64)
+
+        write = target._writes.get(self._csr) if target else None
+        if write is None:
+            perform(value)
+        else:
+            write(value, perform)
+
+    def _on_read(self, env: int, _csr: int, result: Any) -> int:
+        return self._on_operation(env, _csr, result, 0, 0)
+
+    def _on_write(self, env: int, _csr: int, value: int) -> int:
+        return self._on_operation(env, _csr, None, value, _M64)
+
+    def _on_operation(self, env: int, _csr: int, result: Any, new: int, mask: int) -> int:
         target = _accesses.get(env)
         try:
-            read = target._reads.get(csr) if target else None
-            write = target._writes.get(csr) if target else None
-            if absent and not read:
-                return -1
-            old = read(lambda: original_rw(env, 0, 0)) if read else original_rw(env, 0, 0)
-            if result:
-                result[0] = old
+            if mask != _M64 or result:
+                old = self._get(target, env)
+                if result:
+                    result[0] = old
+                new = old & ~mask | new & mask
             if mask:
-                value = old & ~mask | new & mask
-
-                def perform(value: int) -> None:
-                    original_rw(env, value, _M64)
-
-                if write:
-                    write(value, perform)
-                else:
-                    perform(value)
+                self._set(target, env, new)
             return 0
         except CsrIllegal:
             return -1
@@ -705,17 +762,6 @@ def _install_override(access: InsideAccess, csr: int) -> None:
             if target:
                 target.on_error(e)
             return -1
-
-    always = _CSR_PREDICATE(lambda env, number: 0)
-    operation = _CSR_OP(operate)
-    _keep.extend((always, operation))
-    ops = _CsrOps(
-        original.predicate or _address(always),
-        None,
-        None,
-        _address(operation),
-    )
-    access._set_ops(C.c_int(csr), C.byref(ops))
 
 
 def open_access(uc: Uc, want: str = "auto") -> InsideAccess | PublicAccess:

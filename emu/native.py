@@ -99,6 +99,35 @@ def csr_read_masked(word: int, mask: int) -> int:
     )  # fmt: skip
 
 
+def csr_write_masked(word: int, mask: int) -> int:
+    """A CSR's write, `int write(env, csr, uint64_t value)`: sets ``word`` to value & ``mask``."""
+    return place(
+        b"\x48\xb8" + _u64(mask)  # mov rax, mask
+        + b"\x48\x21\xd0"  # and rax, rdx
+        + b"\x48\x89\x87" + _u32(8 * word)  # mov [rdi + 8 * word], rax
+        + b"\x31\xc0\xc3"  # xor eax, eax; ret
+    )  # fmt: skip
+
+
+def csr_read_moved(word: int, from_bit: int, to_bit: int) -> int:
+    """A CSR's read, as `csr_read_masked`: the word with two bits moved down, others to 0.
+
+    The bits ``from_bit`` and the next are 0 in the value, and stand at ``to_bit`` in it.
+    """
+    return place(
+        b"\x48\x8b\x87" + _u32(8 * word)  # mov rax, [rdi + 8 * word]
+        + b"\x48\x89\xc1"  # mov rcx, rax
+        + b"\x48\xc1\xe9" + bytes((from_bit,))  # shr rcx, from_bit
+        + b"\x83\xe1\x03"  # and ecx, 3
+        + b"\x48\x0f\xba\xf0" + bytes((from_bit,))  # btr rax, from_bit
+        + b"\x48\x0f\xba\xf0" + bytes((from_bit + 1,))  # btr rax, from_bit + 1
+        + b"\x48\xc1\xe1" + bytes((to_bit,))  # shl rcx, to_bit
+        + b"\x48\x09\xc8"  # or rax, rcx
+        + b"\x48\x89\x02"  # mov [rdx], rax
+        + b"\x31\xc0\xc3"  # xor eax, eax; ret
+    )  # fmt: skip
+
+
 def block_counter() -> int:
     """A block hook, `void hook(uc, va, uint32_t size, uint64_t words[3])`.
 
