@@ -74,6 +74,29 @@ def test_a_store_through_another_mapping_is_seen(bench: Bench) -> None:
     assert rewrite(bench, VA_DATA, VA_CODE, priv=1) == 0
 
 
+TO_S = batch(
+    """
+    csrw mepc, a4
+    li t0, 0x1800
+    csrc mstatus, t0
+    li t0, 0x800
+    csrs mstatus, t0
+    mret
+    """
+)
+
+
+def test_it_is_seen_where_the_run_began_in_another_mode(bench: Bench) -> None:
+    """The page is looked up as the hart is, not as it was at the last stop."""
+    bench.hart.keep_code_coherent()
+    alias(bench)
+    put_function(bench)
+    bench.load(REWRITE, CODE + 0x3000)
+    stop = bench.run(TO_S, a1=VA_DATA, a2=VA_CODE, a3=ROUNDS, a4=CODE + 0x3000)
+    assert stop.reason is StopReason.WFI
+    assert (bench.reg("s1"), bench.reg("s2")) == (ROUNDS, 0)
+
+
 def test_without_coherence_it_is_not(bench: Bench) -> None:
     """The hazard is real: this is what the test above would miss if it could not fail."""
     alias(bench)
