@@ -52,7 +52,7 @@ class Coherence:
         self._extents: list[_Extent] = []
         self._inert = inside.MEM_CB(lambda *_: False)
         # A byte for each chunk of RAM, not 0: code there is watched. Linux's boot makes 65,000
-        # blocks, and calls Python for 1,000 of them.
+        # blocks, and calls Python for some hundred of them.
         self._seen = sparse(-(-hart.ram.size >> _CHUNK_SHIFT))
         edge = inside.EDGE_CB(self._on_block)
         hart.callbacks.extend((self._inert, edge))

@@ -121,7 +121,7 @@ class Hart:
         intr = inside.INTR_CB(self._make_on_intr())
         invalid = inside.INSN_INVALID_CB(self._on_insn_invalid)
         hole = inside.MEM_CB(self._on_hole)
-        self.callbacks = [intr, invalid, hole]
+        self.callbacks: list[object] = [intr, invalid, hole]  # the engine has their addresses
         inside.hook(self.uc, ucc.UC_HOOK_INTR, intr)
         inside.hook(self.uc, ucc.UC_HOOK_INSN_INVALID, invalid)
         kinds = ucc.UC_HOOK_MEM_UNMAPPED | ucc.UC_HOOK_MEM_PROT

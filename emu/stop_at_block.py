@@ -8,18 +8,13 @@ comes at once all the same: a Python callback for each block would be slower tha
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
 
-import unicorn.unicorn_const as ucc
-
 from emu import inside, native
+from emu.block_counter import NEVER, BlockCounter
 
 if TYPE_CHECKING:
     from emu.hart import Hart
-
-_NEVER = (1 << 64) - 1
-_COUNT, _DEADLINE, _AT_DEADLINE = range(3)  # see `native.block_counter`
 
 
 class StopAtBlock:
@@ -30,21 +25,19 @@ class StopAtBlock:
 
     def __init__(self, hart: Hart) -> None:
         self._hart = hart
-        self._words = (ctypes.c_uint64 * 3)(0, _NEVER, 0)
         self._runs_one = False  # the block that begins next
-        self.is_native = native.available()
-        if self.is_native and not hart.access.in_place:
-            reached = inside.BLOCK_CB(self._reached)
-            hart.callbacks.append(reached)
-            self._words[_AT_DEADLINE] = ctypes.cast(reached, ctypes.c_void_p).value or 0
-            counter = ctypes.c_void_p(native.block_counter())
-            data = ctypes.addressof(self._words)
-            inside.hook(hart.uc, ucc.UC_HOOK_BLOCK, counter, data=data)
+        self._blocks: BlockCounter | None = None
+        if native.available() and not hart.access.in_place:
+            self._blocks = BlockCounter(hart, self._reached)
+
+    @property
+    def is_native(self) -> bool:
+        return self._blocks is not None
 
     def set(self) -> None:
         """From any thread."""
-        if self.is_native:
-            self._words[_DEADLINE] = 0
+        if self._blocks is not None:
+            self._blocks.deadline = 0
         elif self._hart.running:
             inside.emu_stop(self._hart.uc)
 
@@ -55,16 +48,17 @@ class StopAtBlock:
         writes of CSRs and returns from traps.
         """
         self._runs_one = True
-        self._words[_DEADLINE] = 0
+        self.set()
 
     def clear(self) -> None:
         """From outside of the engine: the hart looks now."""
         self._runs_one = False
-        self._words[_DEADLINE] = _NEVER
+        if self._blocks is not None:
+            self._blocks.deadline = NEVER
 
-    def _reached(self, _uc: int, _va: int, _size: int, _data: int) -> None:
+    def _reached(self) -> None:
         if self._runs_one:
             self._runs_one = False
             return
-        self._words[_DEADLINE] = _NEVER
+        self.clear()
         self._hart.start_again()

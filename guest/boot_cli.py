@@ -156,8 +156,8 @@ def register(main: click.Group) -> None:
     @click.option(
         "--no-reboot",
         is_flag=True,
-        help="A reset that the guest asks for ends the machine, with status 0; else it begins "
-        "anew, with the images read again.",
+        help="A reset that the guest asks for ends the machine; else it begins anew, with the "
+        "images read again.",
     )
     @click.option(
         "--symbols",

@@ -152,7 +152,7 @@ class Uart:
     def read(self, offset: int, size: int) -> int:
         if offset == _LSR:
             self._looks += 1
-            if self._poll and not self._fifo:  # each byte that is sent comes by here
+            if not self._fifo:
                 self._ask()
             value = _LSR_THR_EMPTY | _LSR_IDLE | (_LSR_DATA_READY if self._fifo else 0)
             if self._overrun:
