@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +11,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for asm.py
 
 from harness import Bench
-
-
-@pytest.fixture(autouse=True)
-def _watchdog() -> Iterator[None]:
-    """End the process when the engine does not come back: nothing else reaches into it."""
-    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(params=["inside", "public"])
