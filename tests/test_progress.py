@@ -56,7 +56,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LOOK_EVERY", 0.05)
 
 
-def goes_on(pid: int, cpu_max: float = 1.0) -> None:
+def goes_on(pid: int, cpu_max: float = 0.7) -> None:
     """Wait until it has used ``cpu_max`` seconds, which is the way out of an endless wait."""
     patience = Patience(pid, cpu_max)
     with pytest.raises(HangError, match="no end after"):
@@ -86,10 +86,13 @@ def test_who_writes_does_not(start: Start, impatient: None) -> None:
 
 
 def test_who_gets_no_processor_does_not(start: Start, impatient: None) -> None:
-    """He is runnable: no look is still. The idle class runs when nobody else wants to."""
-    process = start(SPINS)
-    os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
-    goes_on(process.pid, 0.3)
+    """He is runnable: no look is still. The other, on the same one, has the better of him."""
+    processor = {min(os.sched_getaffinity(0))}
+    slow, fast = start(SPINS), start(SPINS)
+    os.sched_setaffinity(slow.pid, processor)
+    os.sched_setaffinity(fast.pid, processor)
+    os.setpriority(os.PRIO_PROCESS, slow.pid, 15)
+    goes_on(slow.pid, 0.1)
 
 
 def test_the_status_of_who_ends(start: Start) -> None:
