@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from device_bench import HandClock
+from progress import wait_until
 
 from emu.clock import RealClock
 from emu.devices.clint import Clint
@@ -150,7 +151,7 @@ def test_with_the_real_clock() -> None:
             when = clock.now() + 50_000  # 5 ms
             clint.write(MTIMECMP, 4, when & 0xFFFF_FFFF)
             clint.write(MTIMECMP + 4, 4, when >> 32)
-        assert rung.wait(10)
+        wait_until(rung.is_set)
         assert clock.now() >= when
     finally:
         clock.close()

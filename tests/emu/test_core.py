@@ -285,7 +285,7 @@ def gdb(*commands: str, program: Path | None, path: Path) -> str:
         arguments += ["-ex", f"file {program}"]
     for command in (f"core-file {path}", *commands):
         arguments += ["-ex", command]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(arguments, capture_output=True, text=True)
     assert "rror" not in done.stderr and "annot" not in done.stderr, done.stderr
     return done.stdout
 

@@ -15,6 +15,7 @@ from asm import Batch
 from harness import CODE, DATA, HOLE, RAM, VECTOR, A, Bench, D, R, U, V, X
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from progress import wait_until
 
 from emu import csr as CSR
 from emu import insn, words
@@ -1086,7 +1087,7 @@ class Client:
         self.reader = PacketReader()
         self.events: list[Packet | Sign] = []
         while True:
-            self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+            self.socket = socket.create_connection(("127.0.0.1", port))
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 if not acks:
@@ -1146,8 +1147,7 @@ class Served:
         return client
 
     def ended(self) -> Stop:
-        self.thread.join(20)
-        assert not self.thread.is_alive()
+        wait_until(lambda: not self.thread.is_alive())
         if self.error is not None:
             raise self.error
         assert self.stop is not None
@@ -1159,9 +1159,8 @@ class Served:
         if self.thread.is_alive():
             client = self.client()
             client.send(frame(b"k"))
-            self.thread.join(20)
+            wait_until(lambda: not self.thread.is_alive())
             client.close()
-        assert not self.thread.is_alive()
         self.server.close()
 
 
@@ -1207,7 +1206,9 @@ def test_ctrl_c_never_doubles_an_amo(inside: Bench) -> None:
     served = Served(inside)
     inside.start(AMO_SPIN, s0=DATA, a1=1)
     client = served.client()
-    for _ in range(300):
+    rounds = 0
+    while rounds < 300 or inside.ram.read64(DATA) <= 10_000:
+        rounds += 1
         client.send(frame(b"c") + b"\x03" * random.randrange(2))
         time.sleep(random.random() * 0.0005)
         client.send(b"\x03")
@@ -1216,7 +1217,6 @@ def test_ctrl_c_never_doubles_an_amo(inside: Bench) -> None:
         counted, done = inside.reg("a0"), inside.ram.read64(DATA)
         assert counted == done - (inside.hart.pc != at(AMO_SPIN, "amo_spin"))
         assert client.ask("qC") == "QC1"
-    assert inside.ram.read64(DATA) > 10_000
     served.close()
 
 
@@ -1244,8 +1244,8 @@ def test_detach_lets_the_guest_go_on(served: Served) -> None:
     assert client.ask("c") == "T05thread:1;"
     assert client.ask("D") == "OK"
     client.close()
-    time.sleep(0.05)
-    assert served.bench.hart.running and served.stop is None
+    wait_until(lambda: served.bench.hart.running)
+    assert served.stop is None
     client = served.client()  # a client that comes stops it
     assert not served.bench.hart.running
     assert client.ask("g")[-16:] == CODE.to_bytes(8, "little").hex()
@@ -1267,11 +1267,10 @@ def test_a_client_that_vanishes_while_the_guest_runs(served: Served) -> None:
     client = served.client()
     client.ask(f"Z0,{CODE + 0x100:x},2")
     client.send(frame(b"c"))
-    time.sleep(0.02)
+    wait_until(lambda: served.bench.hart.running)
     client.close()
-    time.sleep(0.1)
-    assert served.bench.hart.running
-    assert served.bench.hart.breakpoints == frozenset()
+    wait_until(lambda: served.bench.hart.breakpoints == frozenset())
+    wait_until(lambda: served.bench.hart.running)
     assert served.client().ask("qC") == "QC1"
 
 
@@ -1285,7 +1284,7 @@ def test_a_second_client_is_turned_away(served: Served) -> None:
         second.event()
     assert first.ask("qC") == "QC1"
     first.send(frame(b"c"))
-    time.sleep(0.02)
+    wait_until(lambda: served.bench.hart.running)
     third = served.client(acks=True)
     with pytest.raises((EOFError, ConnectionError)):
         third.event()
@@ -1311,7 +1310,7 @@ def test_a_stop_from_elsewhere_ends_the_service(served: Served) -> None:
     served.bench.start(SPIN)
     client = served.client()
     client.send(frame(b"c"))
-    time.sleep(0.05)
+    wait_until(lambda: served.bench.hart.running)
     served.bench.hart.stop()
     assert client.answer() == "X0f"
     assert served.ended().reason is StopReason.INTERRUPTED
@@ -1326,7 +1325,8 @@ def test_the_server_can_be_stopped_in_every_state(served: Served, state: str) ->
             client.send(frame(b"c"))
         elif state == "alone":
             client.ask("D")
-        time.sleep(0.05)
+        if state in ("running", "alone"):
+            wait_until(lambda: served.bench.hart.running)
     served.server.stop()
     assert served.ended().reason is StopReason.INTERRUPTED
     served.server.stop()  # too late, and no matter

@@ -8,6 +8,7 @@ import time
 import pytest
 from asm import Batch
 from harness import CODE, DATA, HOLE, RWX, VECTOR, Bench, U
+from progress import wait_until
 
 from emu import words
 from emu.hart import HartError
@@ -260,8 +261,10 @@ def test_no_increment_is_lost_or_doubled_by_stops(inside: Bench) -> None:
     done = threading.Event()
 
     def stopper() -> None:
+        stopped_at = 0
         while not done.is_set():
-            if hart.running:
+            if hart.running and inside.ram.read64(DATA) > stopped_at + 10:
+                stopped_at = inside.ram.read64(DATA)
                 hart.stop()
             time.sleep(0.0005)
 
@@ -284,7 +287,11 @@ def test_no_increment_is_lost_or_doubled_by_stops(inside: Bench) -> None:
 
 
 def test_stop_from_a_thread(bench: Bench) -> None:
-    thread = threading.Timer(0.05, bench.hart.stop)
+    def stopper() -> None:
+        wait_until(lambda: bench.ram.read64(DATA))
+        bench.hart.stop()
+
+    thread = threading.Thread(target=stopper)
     thread.start()
     stop = bench.run(TIGHT, a0=DATA, a1=1)
     thread.join()
@@ -358,9 +365,13 @@ def test_reset(bench: Bench) -> None:
 
 
 def test_a_count_is_obeyed_by_code_that_was_translated_without_one(bench: Bench) -> None:
+    def stopper() -> None:
+        wait_until(lambda: bench.hart.running)
+        bench.hart.stop()
+
     bench.start(COUNT)
     for count in (1, 4, 30):
-        thread = threading.Timer(0.01, bench.hart.stop)
+        thread = threading.Thread(target=stopper)
         thread.start()
         assert bench.machine.run().reason is StopReason.INTERRUPTED
         thread.join()

@@ -8,7 +8,8 @@ import time
 
 import pytest
 from asm import Batch
-from harness import CODE, S_VECTOR, VECTOR, Bench
+from harness import CODE, DATA, S_VECTOR, VECTOR, Bench
+from progress import wait_until
 
 from emu import words
 from emu.stop import Stop, StopReason
@@ -23,6 +24,7 @@ MIE, SIE, MPIE, SPIE, SPP = 1 << 3, 1 << 1, 1 << 7, 1 << 5, 1 << 8
 BIT63 = 1 << 63
 
 LOOP = batch("1: addi s1, s1, 1; j 1b")
+STORING_LOOP = batch("1: addi s1, s1, 1; sd s1, (s2); j 1b")
 M_TAKEN = batch("csrr a0, mcause; csrr a1, mepc; li t0, 0x100000; li t1, 0x5555; sw t1, (t0); j .")
 S_TAKEN = batch("csrr a0, scause; csrr a1, sepc; li t0, 0x100000; li t1, 0x13333; sw t1, (t0); j .")
 
@@ -243,13 +245,14 @@ def test_from_a_thread_into_a_tight_loop(inside: Bench, held: bool) -> None:
         inside.hart.handlers[3] = handler
 
     def later() -> None:
-        time.sleep(0.02)
+        wait_until(lambda: inside.ram.read64(DATA) > 1000)
         inside.hart.set_pending(MEI, True)
 
     for i in range(1, 11):
         thread = threading.Thread(target=later)
         inside.w[words.MSTATUS] = MIE
-        inside.start(LOOP, s1=0)
+        inside.ram.write64(DATA, 0)
+        inside.start(STORING_LOOP, s1=0, s2=DATA)
         thread.start()
         stop = inside.machine.run()
         thread.join()

@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from harness import CODE, S_VECTOR, Bench
+from progress import wait_until
 from test_trace import BUSY, CALLS, PORTS, SYMBOLS, UART, calls, delegate
 
 from emu import words
@@ -349,12 +349,9 @@ def test_an_ended_run_leaves_a_file_that_can_be_read(
     assert child.stdout is not None
     try:
         assert child.stdout.readline() == "runs\n"
-        end = time.monotonic() + 30
-        while path.stat().st_size < 200_000:
-            assert time.monotonic() < end, "nothing is written"
-            time.sleep(0.02)
+        wait_until(lambda: path.stat().st_size >= 200_000, child.pid)
         child.send_signal(signal_number)
-        last = child.communicate(timeout=30)[0]
+        last = child.communicate()[0]
     finally:
         child.kill()
     killed = signal_number == signal.SIGKILL
