@@ -16,7 +16,7 @@ import unicorn.unicorn_const as ucc
 from unicorn.unicorn_py3.unicorn import Uc, UcError
 
 from emu import csr as CSR
-from emu import csr_repairs, inside, insn, trap, words
+from emu import csr_repairs, inside, insn, odd_pc, trap, words
 from emu.coherence import Coherence
 from emu.csr import Priv
 from emu.paging import PAGE_SIZE, mode_of_satp, satp_root
@@ -104,6 +104,8 @@ class Hart:
         self._in_place = self.access.in_place
         self.coherence: Coherence | None = None  # None: whoever changes code says so himself
         self._install_hooks()
+        if not self._in_place:
+            odd_pc.watch(self)
         self._look_again = StopAtBlock(self)
         if isinstance(self.access, inside.InsideAccess):
             self.access.on_error = self.fail
@@ -238,7 +240,11 @@ class Hart:
         return walk(self.ram, mode, satp_root(self.satp), va, access, config)
 
     def fetch(self, va: int) -> int | None:
-        """The instruction's bits at ``va`` (2 or 4 bytes, low ones first), None: unreadable."""
+        """The instruction's bits at ``va`` (2 or 4 bytes, low ones first), None: unreadable.
+
+        Bit 0 of ``va`` means nothing: no instruction begins at an odd address.
+        """
+        va &= ~1
         first = self._fetch16(va)
         if first is None or insn.length(first) == 2:
             return first
@@ -616,6 +622,8 @@ class Hart:
         w = self.words
         if self.handlers[1] is not None and isinstance(self.access, inside.InsideAccess):
             csr_repairs.watch_sstatus(self)
+        for word in (words.PC, words.MEPC, words.SEPC):  # whoever has written them
+            w[word] &= ~1
         self.access.store()
         left = count
         while True:
@@ -644,6 +652,9 @@ class Hart:
             status = self._start(pc, 1 if step else 0)
             self.access.deny_memory(False)
             self.access.load()
+            if w[words.PC] & 1:  # see `odd_pc`
+                w[words.PC] &= ~1
+                self.access.flush_code()
             if self._rerun_to is None:
                 left -= 1
             if rerun_to is not None:

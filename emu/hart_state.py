@@ -106,6 +106,8 @@ def check(hart: Hart, state: dict[str, Any]) -> None:
         raise ValueError("saved x: x0 is not zero")
     if state["priv"] not in set(Priv):
         raise ValueError(f"saved priv: there is no level {state['priv']}")
+    if state["pc"] & 1:
+        raise ValueError(f"saved pc: no instruction begins at the odd address {state['pc']:#x}")
     mode_of_satp(state["satp"])  # ValueError: the engine would abort the host on it
     _check_pmp(hart, state)
 

@@ -323,6 +323,7 @@ class PublicAccess:
     missing: tuple[str, ...] = (
         "satp writes that change only the root or the mode do not flush the TLB",
         "sstatus.UXL reads 0, mstatus.TW and TSR are at bits 29 and 30",
+        "mepc and sepc read as they were written, bit 0 too",
         "mcycle and minstret are read-only, there is no tselect",
         "rdtime is an illegal instruction",
         "mip as the guest reads it does not show what devices have pending",

@@ -154,6 +154,8 @@ def _parse(data: bytes, name: str, physical: bool) -> Elf:
         is_in_code = any(s.pa <= entry < s.pa + s.memory_size for s in code)
     if not is_in_code:
         raise ElfError(f"{name}: the entry point {entry:#x} is in no executable segment")
+    if entry % 2:
+        raise ElfError(f"{name}: no instruction begins at an odd address: {entry:#x}")
     header_offset, header_size = file["e_phoff"], file["e_phnum"] * file["e_phentsize"]
     header_va = 0
     for h in headers:
