@@ -1,15 +1,23 @@
 """Platform-level interrupt controller: from the devices' lines to the hart's MEIP and SEIP.
 
-A source goes round this circle; one bit of each set in a Python integer says where it is:
+A source has two bits, and the controller keeps nothing else of it:
 
-    line high ---> pending ---> claimed ---> completed: line still high? pending again
-                   (IP bit)     (the gateway forwards nothing)
+    the device raises its line   pending = 1, also while claimed and again at every raise
+    the device lowers it         pending = 0
+    claim                        pending = 0, claimed = 1
+    completion                   claimed = 0
+    interrupt to the hart        pending and not claimed, enabled, priority above the threshold
 
-A request that has become pending stays so when its line falls; the handler then finds
-nothing to do. A claim does not look at the threshold; only the interrupt to the hart does.
+The specification's gateway looks at the line once more when a request is completed; QEMU's
+(hw/intc/sifive_plic.c, 7.2) does not, and kernels were written on that. Two kinds hang on the
+specification's: a handler that never reads the UART's IIR (the THRE interrupt is a level, so
+it would come back at every completion, for ever), and one that claims before its device has
+been served and counts on the raise that comes in between. As on QEMU, devices raise their
+line at every update of their state, so nothing that happens after the claim is forgotten.
 
-Source: RISC-V Platform-Level Interrupt Controller specification 1.0; the map and the
-number of priorities are QEMU virt's (hw/riscv/virt.c, VIRT_PLIC_*).
+Source: RISC-V Platform-Level Interrupt Controller specification 1.0, but for the gateway and
+for the claim, which obeys the threshold as the interrupt does; the map and the number of
+priorities are QEMU virt's (hw/riscv/virt.c, VIRT_PLIC_*).
 """
 
 from __future__ import annotations
@@ -39,75 +47,66 @@ class Plic:
         self.base = base
         self.size = board.PLIC.size
         self._set_pending = set_pending
-        self._lines = self._pending = self._claimed = 0
+        self._pending = self._claimed = 0  # a bit for each source
         self._priority = [0] * _SOURCES
         self._enable = [0, 0]
         self._threshold = [0, 0]
-        self._shown = [False, False]  # what the hart was told
-        # Derived: the sources that a context may claim, and those that interrupt it.
-        self._claimable = [0, 0]
+        # Derived: by context, the sources that are enabled and above its threshold.
         self._urgent = [0, 0]
 
     def set_line(self, source: int, level: bool) -> None:
-        """The line of device ``source`` (1 and up) rises or falls. With the machine's lock."""
+        """Device ``source`` (1 and up) says that its line is high or low. With the machine's lock.
+
+        Saying again that it is high is a new request.
+        """
         if not 0 < source < _SOURCES:
             raise ValueError(f"the PLIC has no source {source}")
         bit = 1 << source
-        if not level:
-            self._lines &= ~bit
-            return
-        self._lines |= bit
-        if not (self._pending | self._claimed) & bit:
+        if level:
             self._pending |= bit
-            self._update()
+        elif self._pending & bit:
+            self._pending ^= bit
+        else:
+            return  # a UART that sends says so for each byte
+        self._update()
 
     def _update(self) -> None:
-        pending = self._pending
+        """Tell the hart, each time: whether it has heard it before is for the hart to know."""
+        waiting = self._pending & ~self._claimed
         for context in (0, 1):
-            level = pending & self._urgent[context] != 0
-            if level != self._shown[context]:
-                self._shown[context] = level
-                self._set_pending(_CAUSES[context], level)
+            self._set_pending(_CAUSES[context], waiting & self._urgent[context] != 0)
 
     def _derive(self) -> None:
         """After a change of priority, threshold or enables."""
         for context in (0, 1):
             threshold, enabled = self._threshold[context], self._enable[context]
-            claimable = urgent = 0
+            urgent = 0
             while enabled:
                 bit = enabled & -enabled
                 enabled ^= bit
-                priority = self._priority[bit.bit_length() - 1]
-                if priority:
-                    claimable |= bit
-                    if priority > threshold:
-                        urgent |= bit
-            self._claimable[context] = claimable
+                if self._priority[bit.bit_length() - 1] > threshold:
+                    urgent |= bit
             self._urgent[context] = urgent
 
     def _claim(self, context: int) -> int:
-        """Take the pending source of the highest priority, of those the lowest number."""
-        candidates = self._pending & self._claimable[context]
-        if not candidates:
-            return 0
+        """Take the waiting source of the highest priority, of those the lowest number."""
+        candidates = self._pending & ~self._claimed & self._urgent[context]
         best = best_priority = 0
         while candidates:
             source = (candidates & -candidates).bit_length() - 1
             candidates &= candidates - 1
             if self._priority[source] > best_priority:
                 best, best_priority = source, self._priority[source]
-        self._pending ^= 1 << best
-        self._claimed |= 1 << best
+        if best:
+            self._pending ^= 1 << best
+            self._claimed |= 1 << best
         self._update()
         return best
 
-    def _complete(self, context: int, source: int) -> None:
-        # Spec: ignored unless the source is enabled for this context.
-        if source >= _SOURCES or not self._claimed & self._enable[context] & 1 << source:
-            return
-        self._claimed ^= 1 << source
-        if self._lines >> source & 1:
-            self._pending |= 1 << source
+    def _complete(self, source: int) -> None:
+        # The spec ignores it unless the source is enabled for this context; QEMU does not ask.
+        if source < _SOURCES:
+            self._claimed &= ~(1 << source)
             self._update()
 
     def read(self, offset: int, size: int) -> int:
@@ -137,7 +136,7 @@ class Plic:
             if context > 1:
                 return
             if register == _CLAIM:
-                self._complete(context, value)
+                self._complete(value)
                 return
             if register != _THRESHOLD:
                 return
@@ -156,21 +155,17 @@ class Plic:
 
     def state(self) -> dict[str, Any]:
         return {
-            "lines": self._lines,
             "pending": self._pending,
             "claimed": self._claimed,
             "priority": list(self._priority),
             "enable": list(self._enable),
             "threshold": list(self._threshold),
-            "shown": [int(level) for level in self._shown],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._lines = saved.number(state, "lines", _SOURCES) & _ALL
         self._pending = saved.number(state, "pending", _SOURCES) & _ALL
         self._claimed = saved.number(state, "claimed", _SOURCES) & _ALL
         self._priority = saved.numbers(state, "priority", _SOURCES, 3)
         self._enable = [bits & _ALL for bits in saved.numbers(state, "enable", 2, _SOURCES)]
         self._threshold = saved.numbers(state, "threshold", 2, 3)
-        self._shown = [level == 1 for level in saved.numbers(state, "shown", 2, 1)]
         self._derive()

@@ -35,8 +35,8 @@ def _deposit(old: int, value: int, shift: int) -> int:
 class Rtc:
     """``epoch_ns`` is the time (ns since 1970) when ``clock`` stood at 0; ``clock`` moves it.
 
-    So a guest that writes `mtime` moves this clock too. ``on_irq(level)`` is called when the
-    interrupt line changes.
+    So a guest that writes `mtime` moves this clock too. ``on_irq(level)`` is told of the
+    interrupt line at each update of it.
     """
 
     name = "rtc"
@@ -58,7 +58,7 @@ class Rtc:
         self._alarm_time = 0  # ns since 1970
         self._alarm_is_set = False
         self._time_high = 0
-        self._enabled = self._pending = self._line = False
+        self._enabled = self._pending = False
 
     def _now(self) -> int:
         return self._epoch + self._clock.now() * _NS_PER_TICK & _MASK64
@@ -80,10 +80,7 @@ class Rtc:
         self._update()
 
     def _update(self) -> None:
-        line = self._pending and self._enabled
-        if line != self._line:
-            self._line = line
-            self._on_irq(line)
+        self._on_irq(self._pending and self._enabled)
 
     def read(self, offset: int, size: int) -> int:
         if size != 4:
@@ -132,7 +129,6 @@ class Rtc:
             "time_high": self._time_high,
             "enabled": self._enabled,
             "pending": self._pending,
-            "line": self._line,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -142,7 +138,6 @@ class Rtc:
         self._time_high = saved.number(state, "time_high", 32)
         self._enabled = saved.flag(state, "enabled")
         self._pending = saved.flag(state, "pending")
-        self._line = saved.flag(state, "line")
         self._disarm()
         if saved.flag(state, "alarm_is_set"):
             self._arm()

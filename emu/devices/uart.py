@@ -26,8 +26,9 @@ _IIR_LINE, _IIR_RX, _IIR_TIMEOUT, _IIR_THRE, _IIR_MODEM, _IIR_NONE = 6, 4, 0xC, 
 _IIR_FIFOS = 0xC0
 _LCR_DLAB = 0x80
 _LSR_DATA_READY, _LSR_OVERRUN, _LSR_THR_EMPTY, _LSR_IDLE = 1, 2, 0x20, 0x40
-_FCR_ENABLE, _FCR_CLEAR_RX, _FCR_STAYS = 1, 2, 0xC9
-_MCR_LOOPBACK = 0x10
+_FCR_ENABLE, _FCR_CLEAR_RX, _FCR_CLEAR_TX, _FCR_STAYS = 1, 2, 4, 0xC9
+_MCR_OUT2, _MCR_LOOPBACK = 8, 0x10
+_DIVISOR_9600 = 12  # of the PC's 1.8432 MHz; drivers take their speed from it
 _MSR_CONNECTED = 0xB0  # carrier, data set ready, clear to send
 _MSR_RING = 0x40
 _TRIGGER_LEVELS = (1, 4, 8, 14)  # bytes, by FCR bits 7-6
@@ -38,7 +39,8 @@ _BYTES = [bytes((value,)) for value in range(256)]
 
 
 class Uart:
-    """One UART; ``on_irq(level)``, which may be set later, is told of its interrupt line.
+    """One UART; ``on_irq(level)``, which may be set later, is told of its interrupt line,
+    at the same accesses as in QEMU (hw/char/serial.c, serial_update_irq), changed or not.
 
     ``poll``, if there is one, is asked for bytes that have arrived whenever the guest looks
     and none wait.
@@ -61,14 +63,15 @@ class Uart:
         self._poll = poll
         self._fifo = bytearray()
         self._queue = bytearray()
-        self._ier = self._lcr = self._mcr = self._scr = self._fcr = 0
-        self._divisor = 0
+        self._ier = self._lcr = self._scr = self._fcr = 0
+        # As QEMU's after its reset (serial_reset), for drivers that set neither.
+        self._mcr = _MCR_OUT2
+        self._divisor = _DIVISOR_9600
         # An edge, not a level: a level would interrupt for ever a driver that has
         # nothing to send and does not mask it.
         self._thre_pending = False
         self._overrun = False
         self._modem_changes = 0  # MSR bits 3-0
-        self._line = False
         self.quick = QuickRegister(_LSR)  # counts looks since something was sent
         self._looks = 0  # those that came here
         self._show()
@@ -90,19 +93,23 @@ class Uart:
         """
         taken = min(len(data), max(QUEUE_SIZE_MAX - len(self._queue), 0))
         self._queue += data[:taken]
-        self._fill()
-        self._update()
+        if self._fill():
+            self._update()
         return taken
 
-    def _fill(self) -> None:
-        """Move what has arrived into the FIFO; in loopback the line is cut."""
-        if self._queue and not self._mcr & _MCR_LOOPBACK:
-            depth = _FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
-            room = depth - len(self._fifo)
-            if room > 0:
-                self._fifo += self._queue[:room]
-                del self._queue[:room]
+    def _fill(self) -> bool:
+        """Move what has arrived into the FIFO, and whether it was anything.
+
+        In loopback the line is cut.
+        """
+        depth = _FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
+        room = depth - len(self._fifo)
+        moves = bool(self._queue) and room > 0 and not self._mcr & _MCR_LOOPBACK
+        if moves:
+            self._fifo += self._queue[:room]
+            del self._queue[:room]
         self._show()
+        return moves
 
     def _show(self) -> None:
         """Let LSR be read without us, while that has no effect."""
@@ -117,14 +124,11 @@ class Uart:
         data = self._poll() if self._poll else b""
         if data:
             self._queue += data
-            self._fill()
-            self._update()
+            if self._fill():
+                self._update()
 
     def _update(self) -> None:
-        line = self._cause() != _IIR_NONE
-        if line != self._line:
-            self._line = line
-            self.on_irq(line)
+        self.on_irq(self._cause() != _IIR_NONE)
 
     def _cause(self) -> int:
         ier = self._ier
@@ -175,8 +179,9 @@ class Uart:
             return self._mcr
         if offset == _MSR:
             value = self._modem_lines() | self._modem_changes
-            self._modem_changes = 0
-            self._update()
+            if self._modem_changes:
+                self._modem_changes = 0
+                self._update()
             return value
         return self._scr if offset == _SCR else 0
 
@@ -214,9 +219,7 @@ class Uart:
                 self._update()
             return
         if offset == _IER:
-            if value & _IER_THRE and not self._ier & _IER_THRE:
-                self._thre_pending = True
-            self._ier = value & 0xF
+            self._write_enables(value & 0xF)
         elif offset == _IIR_FCR:
             self._write_fifo_control(value)
         elif offset == _LCR:
@@ -225,7 +228,14 @@ class Uart:
             self._write_modem_control(value & 0x1F)
         elif offset == _SCR:
             self._scr = value
-        self._update()
+
+    def _write_enables(self, value: int) -> None:
+        changes = self._ier ^ value
+        self._ier = value
+        if changes & _IER_THRE:
+            self._thre_pending = bool(value & _IER_THRE)  # the transmitter is empty
+        if changes:
+            self._update()
 
     def _loop(self, value: int) -> None:
         """A byte sent in loopback arrives. An overrun loses it, or without FIFOs the last."""
@@ -242,8 +252,11 @@ class Uart:
         if (value ^ self._fcr) & _FCR_ENABLE or value & _FCR_CLEAR_RX:
             # Only what the FIFO holds: the rest has not come through the line yet.
             self._fifo.clear()
+        if (value ^ self._fcr) & _FCR_ENABLE or value & _FCR_CLEAR_TX:
+            self._thre_pending = True  # what was in the other FIFO is gone
         self._fcr = value & _FCR_STAYS if value & _FCR_ENABLE else 0
         self._fill()
+        self._update()
 
     def _write_modem_control(self, value: int) -> None:
         before = self._modem_lines()
@@ -253,7 +266,8 @@ class Uart:
         if now & _MSR_RING:  # only its trailing edge is told
             changes &= ~_MSR_RING
         self._modem_changes |= changes >> 4
-        self._fill()
+        if self._fill() or changes:
+            self._update()
 
     def state(self) -> dict[str, Any]:
         return {
@@ -266,7 +280,6 @@ class Uart:
             "thre_pending": self._thre_pending,
             "overrun": self._overrun,
             "modem_changes": self._modem_changes,
-            "line": self._line,
             "fifo": bytes(self._fifo),
             "queue": bytes(self._queue),
         }
@@ -284,7 +297,6 @@ class Uart:
         self._thre_pending = saved.flag(state, "thre_pending")
         self._overrun = saved.flag(state, "overrun")
         self._modem_changes = saved.number(state, "modem_changes", 4)
-        self._line = saved.flag(state, "line")
         self._fifo = bytearray(saved.data(state, "fifo", _FIFO_SIZE))
         # What a poll gave is kept whole, whatever its size.
         self._queue = bytearray(saved.data(state, "queue", 1 << 30))

@@ -54,8 +54,8 @@ class _Queue:
 class Virtio:
     """One slot. ``written(pa, size)`` is called for each piece of RAM that the device wrote.
 
-    ``on_irq(level)`` is called when the interrupt line changes. ``error`` says in one line
-    why the device needs a reset, for people.
+    ``on_irq(level)`` is told of the interrupt line at each update of it. ``error`` says in one
+    line why the device needs a reset, for people.
     """
 
     name = "virtio"
@@ -96,9 +96,10 @@ class Virtio:
         self._queues = [_Queue(size) for size in self.queue_sizes]
 
     def _set_isr(self, isr: int) -> None:
-        was, self._isr = self._isr, isr
-        if bool(was) != bool(isr):
-            self._on_irq(bool(isr))
+        """InterruptStatus, and the line: said each time, as a driver that never acknowledges
+        waits for the next one all the same (see `emu.devices.plic`)."""
+        self._isr = isr
+        self._on_irq(bool(isr))
 
     def _fail(self, error: VirtqueueError) -> None:
         self.error = str(error)

@@ -39,6 +39,21 @@ class HandClock(Clock):
         self.ring_due()
 
 
+class Wire:
+    """The other end of an interrupt line: all that it was ``told``, and the ``changes``."""
+
+    def __init__(self) -> None:
+        self.level = False
+        self.told: list[bool] = []
+        self.changes: list[bool] = []
+
+    def __call__(self, level: bool) -> None:
+        self.told.append(level)
+        if level is not self.level:
+            self.level = level
+            self.changes.append(level)
+
+
 class Driver:
     """Drives one device's queue 0, as the guest would, on RAM of its own."""
 

@@ -60,13 +60,13 @@ VALUES = (0, 1, 2, 3, 4, 7, 8, 0xF, 0x10, 0x40, 0x80, 0xFF, 0xFFFF, 0x5555, 0x7F
 
 
 class Lines:
-    """The other end of a device's interrupt lines; it is told of changes only."""
+    """The other end of a device's interrupt lines."""
 
     def __init__(self) -> None:
         self.levels: dict[int, bool] = {}
 
     def __call__(self, number: int, level: bool) -> None:
-        assert self.levels.get(number, False) is not level
+        assert isinstance(level, bool)
         self.levels[number] = level
 
     def line(self, level: bool) -> None:

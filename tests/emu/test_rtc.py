@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from device_bench import HandClock
+from device_bench import HandClock, Wire
 
 from emu.devices.rtc import Rtc
 
@@ -15,8 +15,9 @@ EPOCH = 1_700_000_000_123_456_789  # ns: 14 November 2023
 class Bench:
     def __init__(self, epoch: int = EPOCH) -> None:
         self.clock = HandClock()
-        self.irq: list[bool] = []
-        self.rtc = Rtc(0x10_1000, self.clock, epoch, self.irq.append)
+        self.wire = Wire()
+        self.irq = self.wire.changes
+        self.rtc = Rtc(0x10_1000, self.clock, epoch, self.wire)
 
     def time(self) -> int:
         low = self.rtc.read(TIME_LOW, 4)  # it latches the other half
@@ -134,9 +135,9 @@ def test_state_round_trip_in_the_middle() -> None:
     again = Bench(0)
     again.clock.set_now(20)
     again.rtc.restore(copy.rtc.state())
-    assert again.irq == []
+    assert again.wire.told == []
     again.rtc.write(CLEAR_INTERRUPT, 4, 1)
-    assert again.irq == [False]
+    assert again.wire.told == [False]
     for wrong in ({"epoch_ns": -1}, {"alarm_ns": 1 << 64}, {"enabled": 2}):
         with pytest.raises(ValueError, match="saved"):
             again.rtc.restore(copy.rtc.state() | wrong)

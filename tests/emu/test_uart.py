@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from device_bench import Wire
 
 from emu.devices.uart import Uart
 
@@ -15,12 +16,13 @@ FCR = IIR
 
 
 class Line:
-    """A UART with its output, and each change of its interrupt line."""
+    """A UART with its output, and its interrupt line."""
 
     def __init__(self) -> None:
         self.output = bytearray()
-        self.irq: list[bool] = []
-        self.uart = Uart(0x1000_0000, self.output.extend, self.irq.append)
+        self.wire = Wire()
+        self.irq = self.wire.changes
+        self.uart = Uart(0x1000_0000, self.output.extend, self.wire)
 
     def __call__(self, offset: int, value: int | None = None) -> int:
         if value is None:
@@ -31,7 +33,7 @@ class Line:
 
 def test_uart_after_reset() -> None:
     line = Line()
-    assert [line(i) for i in range(8)] == [0, 0, 1, 0, 0, 0x60, 0xB0, 0]
+    assert [line(i) for i in range(8)] == [0, 0, 1, 0, 8, 0x60, 0xB0, 0]
     assert (line.uart.base, line.uart.size, line.irq) == (0x1000_0000, 0x100, [])
     assert line.uart.read(0x40, 1) == 0
 
@@ -249,6 +251,56 @@ def test_uart_interrupts_in_the_order_of_the_datasheet() -> None:
     assert (line(IIR), line.irq) == (0xC1, [True, False])
 
 
+def test_uart_raises_its_line_again_where_qemu_does() -> None:
+    """What each access tells the other end, from serial.c: PLICs that forget rely on it."""
+    line = Line()
+    for (offset, value), told in (
+        ((IER, 2), [True]),  # THRI comes on, the transmitter is empty
+        ((IER, 2), []),  # nothing changed
+        ((THR, 65), [True]),  # again for each byte, IIR unread
+        ((THR, 66), [True]),
+        ((LCR, 3), []),
+        ((SCR, 1), []),
+        ((MCR, 0), []),
+        ((LSR, None), []),
+        ((MSR, None), []),
+        ((RBR, None), [True]),  # also when there was nothing to read
+        ((IIR, None), [False]),
+        ((IIR, None), []),
+        ((FCR, 7), [True]),  # clearing the transmitter's FIFO empties it
+        ((FCR, 1), [True]),
+        ((IIR, None), [False]),
+        ((FCR, 1), [False]),
+        ((IER, 0), [False]),
+        ((IER, 3), [True]),
+        ((IER, 1), [False]),
+    ):
+        line.wire.told.clear()
+        line(offset, value)
+        assert line.wire.told == told, (offset, value)
+    line.wire.told.clear()
+    line.uart.receive(b"abc")
+    assert line.wire.told == [True]
+    line.uart.receive(bytes(20))  # there is room for 13 in the FIFO
+    assert line.wire.told == [True, True]
+    line.uart.receive(b"x")  # and none for this one
+    assert line.wire.told == [True, True]
+    for _ in range(24):
+        line(RBR)
+    assert line.wire.told[2:] == [True] * 23 + [False]
+
+
+def test_uart_thre_is_forgotten_with_its_enable() -> None:
+    """Turning THRI off drops what was pending; only its rising edge asks again."""
+    line = Line()
+    line(IER, 2)
+    line(IER, 1)
+    line(IER, 3)
+    assert line(IIR) == 2
+    line(IER, 1)
+    assert line(IIR) == 1
+
+
 def test_uart_linux_tests_of_the_transmit_interrupt() -> None:
     """serial8250_do_startup: enabling THRI must raise it, twice, with the transmitter idle."""
     line = Line()
@@ -294,23 +346,23 @@ def test_uart_state_round_trip_in_the_middle() -> None:
 
     copy = Line()
     copy.uart.restore(state)
-    assert copy.irq == []  # the other end knows already
+    assert copy.wire.told == []  # the other end knows already
     assert copy.uart.state() == state
     for each in (line, copy):
         each.output.clear()
-        each.irq.clear()
+        each.wire.told.clear()
     for offset, value in (
         (LSR, None), (IIR, None), (MSR, None), (MCR, 0), *[(RBR, None)] * 60, (IIR, None),
         (IIR, None), (SCR, None), (LCR, 0x80), (THR, None), (LCR, 0), (THR, 65), (IER, 0),
     ):  # fmt: skip
         assert line(offset, value) == copy(offset, value), (offset, value)
-        assert (line.output, line.irq) == (copy.output, copy.irq)
+        assert (line.output, line.wire.told) == (copy.output, copy.wire.told)
     assert line.uart.state() == copy.uart.state()
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"ier": 16}, {"fifo": bytes(17)}, {"fcr": 2}, {"queue": "text"}, {"lcr": None}, {"line": 2}],
+    [{"ier": 16}, {"fifo": bytes(17)}, {"fcr": 2}, {"queue": "text"}, {"lcr": None}],
 )
 def test_uart_refuses_a_state_that_is_not_its_own(change: dict[str, object]) -> None:
     state = Line().uart.state()

@@ -1,0 +1,138 @@
+"""The same questions to the registers of two boards: ours, each way to its hart, and QEMU's.
+
+`register_script.c` does in M-mode what a table of steps says and prints what it read. Where
+QEMU is not installed, the values that it gave stand in the tests all the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from guest_kit import compiled
+
+from emu.devices.disk_image import DiskImage
+from emu.stop import StopReason
+from emu.virt import VirtBoard
+from guest import build, elf
+
+QEMU = shutil.which("qemu-system-riscv64")
+RAM_SIZE = 64 << 20
+UART, FINISHER, RTC, CLINT, PLIC = 0x1000_0000, 0x10_0000, 0x10_1000, 0x200_0000, 0xC00_0000
+VIRTIO = [0x1000_1000 + 0x1000 * i for i in range(8)]
+MEIP = 1 << 11
+
+# Ours with either way to the hart and both clocks, and the board that it is measured by.
+WAYS = ("inside", "public", "deterministic", "qemu")
+
+_SCRIPT, _RESULTS = 0x8020_0000, "@\n"
+_READ, _WRITE, _MIP, _DELAY = 1, 2, 3, 4
+FAULT, NOTHING = "fault", "-"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One access, and what it must give: a number, FAULT or NOTHING; None: whatever."""
+
+    operation: int
+    size: int
+    address: int
+    value: int
+    expected: int | str | None
+
+
+def read(address: int, expected: int | str | None, size: int = 4) -> Step:
+    return Step(_READ, size, address, 0, expected)
+
+
+def write(address: int, value: int, size: int = 4, expected: str = NOTHING) -> Step:
+    return Step(_WRITE, size, address, value, expected)
+
+
+def mip(expected: int, mask: int = MEIP) -> Step:
+    """What M-mode reads in mip, of the bits of ``mask``."""
+    return Step(_MIP, 0, 0, mask, expected)
+
+
+def delay(ticks: int) -> Step:
+    return Step(_DELAY, 0, 0, ticks, NOTHING)
+
+
+def pack(steps: Iterable[Step]) -> bytes:
+    packed = [struct.pack("<BBHIQ", s.operation, s.size, 0, s.address, s.value) for s in steps]
+    return b"".join(packed) + bytes(16)
+
+
+def guest() -> Path:
+    text = Path(__file__).with_name("register_script.c").read_text()
+    return compiled(build.BARE, text)
+
+
+def load_bare(board: VirtBoard, path: Path) -> None:
+    image = elf.load(path)
+    for segment in image.segments:
+        board.ram.write(segment.pa, segment.data)
+    board.hart.reset(image.entry)
+
+
+def run_ours(
+    way: str, path: Path, extra: dict[int, bytes], disks: Sequence[DiskImage] = (), **board: object
+) -> str:
+    """What a bare guest prints on our board; ``extra`` is put into RAM, by PA."""
+    output = bytearray()
+    machine = VirtBoard(
+        RAM_SIZE, output.extend, disks, way == "deterministic",
+        access="public" if way == "public" else "inside", **board,  # type: ignore[arg-type]
+    )  # fmt: skip
+    try:
+        load_bare(machine, path)
+        for pa, data in extra.items():
+            machine.ram.write(pa, data)
+        stop = machine.run()
+        assert stop.reason is StopReason.EXIT, stop
+    finally:
+        machine.close()
+    return output.decode("latin-1")
+
+
+def run_qemu(path: Path, folder: Path, extra: dict[int, bytes], *arguments: str) -> str:
+    """What a bare guest prints on QEMU's board."""
+    if QEMU is None:
+        pytest.skip("qemu-system-riscv64 is not installed")
+    command = [QEMU, "-M", "virt", "-m", "64M", "-bios", "none", "-kernel", str(path)]
+    command += ["-display", "none", "-monitor", "none", "-serial", f"file:{folder}/serial"]
+    for pa, data in extra.items():
+        file = folder / f"{pa:x}.bin"
+        file.write_bytes(data)
+        command += ["-device", f"loader,file={file},addr={pa:#x},force-raw=on"]
+    subprocess.run([*command, *arguments], check=True, capture_output=True)
+    return (folder / "serial").read_text("latin-1")
+
+
+def check(
+    way: str,
+    steps: Sequence[Step],
+    folder: Path,
+    disks: Sequence[DiskImage] = (),
+    qemu: Sequence[str] = (),
+    **board: object,
+) -> None:
+    """Run ``steps`` and compare; ``qemu`` and ``board`` are more arguments for either board."""
+    extra = {_SCRIPT: pack(steps)}
+    if way == "qemu":
+        text = run_qemu(guest(), folder, extra, *qemu)
+    else:
+        text = run_ours(way, guest(), extra, disks, **board)
+    text = text.replace("\r", "")
+    answers = text[text.rindex(_RESULTS) + len(_RESULTS) :].split()
+    assert len(answers) == len(steps)
+    for number, (step, answer) in enumerate(zip(steps, answers, strict=True)):
+        if step.expected is None or (way == "public" and step.operation == _MIP):
+            continue  # there the guest's mip does not show what devices have pending
+        got = answer if answer in (FAULT, NOTHING) else int(answer, 16)
+        assert got == step.expected, f"step {number}: {step}, not {answer}"
