@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -27,8 +27,14 @@ class ElfError(Exception):
 
 @dataclass(frozen=True)
 class Segment:
-    """A PT_LOAD segment: ``va`` and ``pa`` (bytes), contents, size in memory, r/w/x."""
+    """A PT_LOAD segment: ``va`` and ``pa`` (bytes), contents, size in memory, r/w/x.
 
+    ``number``: of its program header, as `readelf -l` counts them. ``headers_size``: how many
+    bytes at its beginning are the file's own headers and the zeros behind them, which linkers put
+    in front of the first section and hardly a kernel looks at.
+    """
+
+    number: int
     va: int
     pa: int
     data: bytes = field(repr=False)
@@ -36,11 +42,43 @@ class Segment:
     readable: bool
     writable: bool
     executable: bool
+    headers_size: int
 
     @property
     def end(self) -> int:
         """The VA behind its last byte."""
         return self.va + self.memory_size
+
+    @property
+    def pa_end(self) -> int:
+        """The PA behind its last byte."""
+        return self.pa + self.memory_size
+
+    def __str__(self) -> str:
+        return f"segment {self.number} at PA {self.pa:#x}-{self.pa_end:#x}"
+
+    def within(self, low: int, high: int) -> Segment | None:
+        """What of it is loaded where memory is the PAs ``[low, high)``.
+
+        Headers below ``low`` are left out; None where nothing else is in it. Raises ElfError
+        when it needs memory elsewhere.
+        """
+        below = min(max(0, low - self.pa), self.headers_size)
+        if below == self.memory_size:
+            return None
+        outside = f"{self} is outside of the memory for it, {low:#x}-{high:#x}"
+        if self.pa + below < low:
+            raise ElfError(f"{outside}: it would have to be linked at {low:#x} or above")
+        if self.pa_end > high:
+            raise ElfError(f"{outside}: RAM would have to reach up to {self.pa_end:#x}")
+        return replace(
+            self,
+            va=self.va + below,
+            pa=self.pa + below,
+            data=self.data[below:],
+            memory_size=self.memory_size - below,
+            headers_size=self.headers_size - below,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +118,38 @@ class Elf:
         """The VA behind the highest byte."""
         return max(s.end for s in self.segments)
 
+    def loaded(self, low: int, high: int) -> list[Segment]:
+        """What is loaded where memory is the PAs ``[low, high)``, by PA.
+
+        Raises ElfError, with the segment that has no place there.
+        """
+        try:
+            parts = [s.within(low, high) for s in self.segments]
+        except ElfError as e:
+            raise ElfError(f"{self.path}: {e}") from None
+        found = sorted((s for s in parts if s is not None), key=lambda s: s.pa)
+        if not found:
+            raise ElfError(f"{self.path}: nothing to load but ELF headers")
+        for before, after in pairwise(found):
+            if after.pa < before.pa_end:
+                raise ElfError(
+                    f"{self.path}: segments overlap in physical memory: {before} and {after}"
+                )
+        return found
+
+    def physical_entry(self, loaded: list[Segment]) -> int:
+        """The PA where the hart begins, of the ``loaded`` segments.
+
+        The entry is a VA, as the gABI has it, or a PA. Where it is neither (linkers leave 0 when
+        they know no `_start`) it is the lowest address, where QEMU begins in any case. Raises
+        ElfError for an odd one.
+        """
+        for segment in sorted(loaded, key=lambda s: not s.executable):
+            if segment.va <= self.entry < segment.end:
+                return _even(self.entry - segment.va + segment.pa, self.path)
+        is_pa = any(s.pa <= self.entry < s.pa_end for s in loaded)
+        return _even(self.entry if is_pa else loaded[0].pa, self.path)
+
     def symbol(self, name: str) -> int | None:
         """The VA of a symbol, None when there is none of that name."""
         return next((va for va, _, found in self.symbols if found == name), None)
@@ -90,8 +160,13 @@ class Elf:
         return self.is_position_independent and self.symbol("init_module") is not None
 
 
-def load(path: Path) -> Elf:
-    """Read and check a file. Raises ElfError."""
+def load(path: Path, physical: bool = False) -> Elf:
+    """Read and check a file, see `parse`. Raises ElfError."""
+    return parse(read(path), str(path), physical)
+
+
+def read(path: Path) -> bytes:
+    """The bytes of an ELF file, and no more than the magic of any other. Raises ElfError."""
     try:
         with path.open("rb") as file:
             data = file.read(4)
@@ -101,14 +176,16 @@ def load(path: Path) -> Elf:
         raise ElfError(f"{path}: is a directory") from None
     except OSError as e:
         raise ElfError(f"{path}: {e.strerror or e}") from None
-    return parse(data, str(path))
+    return data
 
 
 def parse(data: bytes, name: str, physical: bool = False) -> Elf:
     """Check the bytes of a file. Raises ElfError.
 
-    ``physical``: firmware or a kernel, loaded at its PAs. Its entry may be a PA, and it
-    relocates itself: its relocations are not looked at.
+    ``physical``: firmware, a kernel, a bare guest: loaded at its PAs, by who does not know what
+    it will do there. Its flags r/w/x mean nothing (the file's bytes are in RAM, and the guest has
+    no page tables yet), its entry may be a PA or no address of its own at all, its VAs may
+    overlap, and it relocates itself.
     """
     if not data:
         raise ElfError(f"{name}: an empty file")
@@ -144,19 +221,17 @@ def _parse(data: bytes, name: str, physical: bool) -> Elf:
     if file.num_sections() > _SECTIONS_MAX:
         raise ElfError(f"{name}: {file.num_sections()} section headers")
     headers = list(file.iter_segments())
-    if any(h["p_type"] == "PT_INTERP" for h in headers):
+    if not physical and any(h["p_type"] == "PT_INTERP" for h in headers):
         raise ElfError(f"{name}: dynamically linked (it names an interpreter): link it statically")
-    segments = _segments(data, headers, name)
-    entry = file["e_entry"]
-    code = [s for s in segments if s.executable]
-    is_in_code = any(s.va <= entry < s.end for s in code)
-    if not is_in_code and physical:
-        is_in_code = any(s.pa <= entry < s.pa + s.memory_size for s in code)
-    if not is_in_code:
-        raise ElfError(f"{name}: the entry point {entry:#x} is in no executable segment")
-    if entry % 2:
-        raise ElfError(f"{name}: no instruction begins at an odd address: {entry:#x}")
     header_offset, header_size = file["e_phoff"], file["e_phnum"] * file["e_phentsize"]
+    parts_of_headers = ((0, 64), (header_offset, header_offset + header_size))
+    segments = _segments(data, headers, parts_of_headers, name)
+    entry = file["e_entry"]
+    if not physical:
+        _check_overlaps(segments, name)
+        if not any(s.executable and s.va <= entry < s.end for s in segments):
+            raise ElfError(f"{name}: the entry point {entry:#x} is in no executable segment")
+        _even(entry, name)
     header_va = 0
     for h in headers:
         low, high = h["p_offset"], h["p_offset"] + h["p_filesz"]
@@ -175,14 +250,23 @@ def _parse(data: bytes, name: str, physical: bool) -> Elf:
     )
 
 
+def _even(entry: int, name: str) -> int:
+    if entry % 2:
+        raise ElfError(f"{name}: no instruction begins at an odd address: {entry:#x}")
+    return entry
+
+
 def _machine_name(machine: object) -> str:
     text = str(machine).removeprefix("EM_")
     return {"X86_64": "x86-64", "386": "x86", "AARCH64": "AArch64"}.get(text, text)
 
 
-def _segments(data: bytes, headers: list[Any], name: str) -> list[Segment]:
+def _segments(
+    data: bytes, headers: list[Any], parts_of_headers: Iterable[tuple[int, int]], name: str
+) -> list[Segment]:
+    """``parts_of_headers``: from where to where in the file its headers are (bytes)."""
     found: list[Segment] = []
-    for h in headers:
+    for number, h in enumerate(headers):
         if h["p_type"] != "PT_LOAD" or h["p_memsz"] == 0:
             continue
         va, pa, offset, size, memory, flags = (
@@ -198,19 +282,32 @@ def _segments(data: bytes, headers: list[Any], name: str) -> list[Segment]:
         if va + memory > _VA_MAX or pa + memory > _VA_MAX:
             raise ElfError(f"{where}: {memory:#x} bytes wrap around the address space")
         contents = data[offset : offset + size]
-        found.append(
-            Segment(va, pa, contents, memory, bool(flags & 4), bool(flags & 2), bool(flags & 1))
-        )
+        r, w, x = (bool(flags & bit) for bit in (4, 2, 1))
+        skipped = _headers_size(data, offset, offset + size, parts_of_headers)
+        found.append(Segment(number, va, pa, contents, memory, r, w, x, skipped))
     if not found:
         raise ElfError(f"{name}: nothing to load (no PT_LOAD segment)")
     found.sort(key=lambda s: s.va)
-    for before, after in pairwise(found):
+    return found
+
+
+def _headers_size(data: bytes, start: int, end: int, parts: Iterable[tuple[int, int]]) -> int:
+    """How many bytes from ``start`` on are headers and zeros, 0 if no headers come first."""
+    at = start
+    for low, high in sorted(parts):
+        if low <= at < high:
+            at = min(high, end)
+            at = end - len(data[at:end].lstrip(b"\0"))
+    return at - start
+
+
+def _check_overlaps(segments: list[Segment], name: str) -> None:
+    for before, after in pairwise(segments):
         if after.va < before.end:
             raise ElfError(
                 f"{name}: segments overlap: {before.va:#x}-{before.end:#x} and "
                 f"{after.va:#x}-{after.end:#x}"
             )
-    return found
 
 
 def _symbols(file: Any, name: str) -> list[SymbolEntry]:

@@ -16,11 +16,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
 from pathlib import Path
 
 from guest import elf, user_file
-from guest.elf import Elf, ElfError
+from guest.elf import Elf, ElfError, Segment
 from guest.inflate import InflateError, compression, inflate
 from guest.user_file import UserFileError
 
@@ -112,6 +111,24 @@ class KernelImage:
     compression: str | None = None
     elf: Elf | None = field(default=None, repr=False)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it runs at no other address than ``start``."""
+        return self.start is not None and not self.is_movable
+
+    def within(self, low: int, high: int) -> KernelImage:
+        """What of it goes into memory at the PAs ``[low, high)``.
+
+        Of an ELF that cannot be moved, the headers below it do not. Raises KernelImageError, for
+        one that cannot be moved, with the segment that has no place there.
+        """
+        if not self.is_fixed or self.elf is None:
+            return self
+        try:
+            return _of_segments(self.elf, self.elf.loaded(low, high), self.compression)
+        except ElfError as e:
+            raise KernelImageError(str(e)) from None
+
 
 def load(path: Path, size_max: int) -> KernelImage:
     """Read and check a file for a machine with ``size_max`` bytes of RAM.
@@ -140,7 +157,7 @@ def parse(data: bytes, name: str, size_max: int) -> KernelImage:
             what = "more compressed data" if data else "nothing"
             raise KernelImageError(f"{name}: its {how} data hold {what}")
     image = _plain(data, name, how)
-    if image.memory_size > size_max:
+    if image.memory_size > size_max and not image.is_fixed:  # `within` looks at its segments
         raise KernelImageError(
             f"{name}: takes {_kib(image.memory_size)} of memory, and RAM has {_kib(size_max)}"
         )
@@ -241,25 +258,21 @@ def _raw(data: bytes, name: str, how: str | None) -> KernelImage:
 def _elf(data: bytes, name: str, how: str | None) -> KernelImage:
     try:
         file = elf.parse(data, name, physical=True)
+        return _of_segments(file, sorted(file.segments, key=lambda s: s.pa), how)
     except ElfError as e:
         raise KernelImageError(str(e)) from None
-    segments = sorted(file.segments, key=lambda s: s.pa)
-    for before, after in pairwise(segments):
-        if after.pa < before.pa + before.memory_size:
-            raise KernelImageError(f"{name}: segments overlap in physical memory at {after.pa:#x}")
+
+
+def _of_segments(file: Elf, segments: list[Segment], how: str | None) -> KernelImage:
+    """Raises ElfError for an entry that is none."""
+    entry = file.physical_entry(segments)
     start = segments[0].pa
-    entry = next(
-        (file.entry - s.va + s.pa for s in segments if s.executable and s.va <= file.entry < s.end),
-        file.entry,  # a PA: `elf.parse` has looked
-    )
-    if entry % 2:
-        raise KernelImageError(f"{name}: no instruction begins at an odd address: {entry:#x}")
     return KernelImage(
-        name,
+        file.path,
         Kind.ELF,
         tuple(Piece(s.pa - start, s.data, s.memory_size) for s in segments),
         entry - start,
-        segments[-1].pa + segments[-1].memory_size - start,
+        max(s.pa_end for s in segments) - start,
         start,
         file.is_position_independent,
         compression=how,

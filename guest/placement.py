@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from emu.ram import PAGE_SIZE, Ram
-from guest.kernel_image import KernelImage, Kind
+from guest.kernel_image import KernelImage, KernelImageError, Kind
 
 KERNEL_OFFSET = 2 << 20  # bytes from the start of RAM
 INITRD_OFFSET_MAX = 128 << 20  # bytes from the kernel
@@ -81,10 +81,14 @@ def place(
     for role, image, offset in (("firmware", firmware, 0), ("kernel", kernel, KERNEL_OFFSET)):
         if image is None:
             continue
+        try:
+            image = image.within(ram.base, ram.end)
+        except KernelImageError as e:
+            raise PlacementError(f"{role} {e}") from None
         start = _start(ram, image, offset, taken)
-        new = Range(f"{role} {image.path}", start, start + image.memory_size)
-        _check(ram, new, taken)
-        taken.append(new)
+        for new in _ranges(f"{role} {image.path}", start, image):
+            _check(ram, new, taken)
+            taken.append(new)
         loads.append((start, image))
         entries.append(start + image.entry)
     lowest = loads[-1][0]  # many kernels give up the memory below them
@@ -127,6 +131,17 @@ def _start(ram: Ram, image: KernelImage, offset: int, taken: list[Range]) -> int
     if image.kind is Kind.IMAGE and taken and start < taken[0].end:
         start = max(start, ram.base + _up(taken[0].end - ram.base, KERNEL_OFFSET))
     return start
+
+
+def _ranges(name: str, start: int, image: KernelImage) -> list[Range]:
+    """One, or two and more where much lies between the pieces that nobody said a word about."""
+    found: list[Range] = []
+    for piece in image.pieces:
+        low = start + piece.offset
+        if found and low - found[-1].end < KERNEL_OFFSET:
+            low = found.pop().start
+        found.append(Range(name, low, start + piece.offset + piece.memory_size))
+    return found
 
 
 def _check(ram: Ram, new: Range, taken: list[Range]) -> None:

@@ -25,7 +25,7 @@ from firmware import images
 from firmware.sbi import Sbi
 from guest import build, cmdline
 from guest import elf as elf_file
-from guest.elf import Elf, ElfError
+from guest.elf import Elf
 from guest.interrupt import stop_on_ctrl_c
 from guest.outcome import Outcome, UsageError, describe
 from guest.shipped import shipped
@@ -65,7 +65,7 @@ def find(name: str, machine: str | None) -> Elf:
     path = Path(name)
     known = shipped()
     if name in known and not path.is_file():  # a folder of that name is not meant
-        return elf_file.load(known[name])
+        return _load(known[name], machine)
     if not path.exists():
         if "/" in name or path.suffix:
             raise UsageError(f"{name}: no such file")
@@ -75,52 +75,52 @@ def find(name: str, machine: str | None) -> Elf:
     if path.suffix in build.SOURCE_SUFFIXES and path.is_file():
         with tempfile.TemporaryDirectory(prefix="pagewalk-") as folder:
             try:
-                return elf_file.load(build.compile_user_file(path, Path(folder), machine))
+                return _load(build.compile_user_file(path, Path(folder), machine), machine)
             except build.BuildError as e:
                 raise UsageError(f"{name}: {e}") from None
             except OSError as e:
                 raise UsageError(f"{name}: {e.strerror or e}") from None
-    return elf_file.load(path)
+    return _load(path, machine)
+
+
+def _load(path: Path, machine: str | None) -> Elf:
+    data = elf_file.read(path)
+    elf = elf_file.parse(data, str(path), physical=True)
+    if machine_for(elf, machine) != "kernel":
+        return elf
+    return elf_file.parse(data, str(path))  # by the rules for programs and modules
 
 
 def machine_for(elf: Elf, asked: str | None) -> str:
     """The machine that runs ``elf``: the one asked for, or what its addresses say."""
     if asked:
         return asked
-    if elf.is_module or elf.start < board.DRAM_BASE or elf.is_position_independent:
+    if elf.is_position_independent:
         return "kernel"
-    if board.DRAM_BASE + FIRMWARE_SIZE <= elf.start < 1 << 56:
-        return "firmware"
-    return "bare" if elf.start < 1 << 56 else "kernel"
+    # A kernel's VAs may be anywhere; where it is loaded tells it from a program. ELF headers
+    # often stand a page below that.
+    needed = [s.pa + s.headers_size for s in elf.segments if s.headers_size < s.memory_size]
+    start = min(needed, default=0)
+    if not board.DRAM_BASE <= start < 1 << 56:
+        return "kernel"
+    return "firmware" if start >= board.DRAM_BASE + FIRMWARE_SIZE else "bare"
 
 
-def load_physical(machine: Machine, elf: Elf, lowest: int) -> None:
-    """Copy an ELF's segments to their physical addresses. Raises ElfError."""
-    for segment in elf.segments:
-        end = segment.pa + segment.memory_size
-        if segment.pa < lowest or end > machine.ram.end:
-            raise ElfError(
-                f"{elf.path}: segment at PA {segment.pa:#x}-{end:#x} is outside of the RAM it "
-                f"may use, {lowest:#x}-{machine.ram.end:#x}"
-            )
+def load_physical(machine: Machine, elf: Elf, lowest: int) -> int:
+    """Copy an ELF's segments to their physical addresses; the entry's PA. Raises ElfError."""
+    loaded = elf.loaded(lowest, machine.ram.end)
+    entry = elf.physical_entry(loaded)
+    for segment in loaded:
         machine.ram.write(segment.pa, segment.data)
-
-
-def physical_entry(elf: Elf) -> int:
-    """The PA of the entry point."""
-    for segment in elf.segments:
-        if segment.va <= elf.entry < segment.end:
-            return elf.entry - segment.va + segment.pa
-    return elf.entry
+    return entry
 
 
 def make_physical(elf: Elf, kind: str, options: Options) -> tuple[Machine, Symbols]:
     """A bare or firmware machine with ``elf`` loaded, at its reset. Raises ElfError."""
     machine = Machine(options.ram_size, options.output, options.access, options.poll_input)
     ram = machine.ram
-    entry = physical_entry(elf)
     if kind == "firmware":
-        load_physical(machine, elf, ram.base + FIRMWARE_SIZE)
+        entry = load_physical(machine, elf, ram.base + FIRMWARE_SIZE)
         ram.write(ram.base, images.start_code(entry))
         read_byte = _byte_reader(options.poll_input)
         changed = machine.hart.code_changed
@@ -128,7 +128,7 @@ def make_physical(elf: Elf, kind: str, options: Options) -> tuple[Machine, Symbo
         machine.hart.handlers[Priv.M.value] = sbi.handle
         entry = ram.base
     else:
-        load_physical(machine, elf, ram.base)
+        entry = load_physical(machine, elf, ram.base)
         tohost = elf.symbol("tohost")
         if tohost is not None:
             machine.set_htif(tohost, elf.symbol("fromhost"))

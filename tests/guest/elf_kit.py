@@ -15,12 +15,17 @@ R, W, X = 4, 2, 1
 
 @dataclass
 class Load:
-    """A PT_LOAD segment to make; ``size`` is that in memory."""
+    """A PT_LOAD segment to make; ``size`` is that in memory.
+
+    ``has_headers``, of the first alone: it begins with the file's headers and zeros up to a page.
+    """
 
     va: int
     data: bytes
     flags: int
     size: int | None = None
+    pa: int | None = None
+    has_headers: bool = False
 
 
 # addi a7, zero, 93; addi a0, zero, 7; ecall
@@ -34,12 +39,16 @@ def make(loads: list[Load], entry: int, kind: int = 2) -> bytes:
     at = EHDR_SIZE + PHDR_SIZE * len(loads)
     headers, contents = b"", b""
     for load in loads:
-        size = len(load.data) if load.size is None else load.size
-        offset = at + len(contents)
+        data, offset = load.data, at + len(contents)
+        if load.has_headers:
+            contents, offset = bytes(0x1000 - at), 0
+        in_file = len(data) + (0x1000 if load.has_headers else 0)
+        size = in_file if load.size is None else load.size
+        pa = load.va if load.pa is None else load.pa
         headers += struct.pack(
-            "<IIQQQQQQ", 1, load.flags, offset, load.va, load.va, len(load.data), size, 0x1000
+            "<IIQQQQQQ", 1, load.flags, offset, load.va, pa, in_file, size, 0x1000
         )
-        contents += load.data
+        contents += data
     ident = b"\x7fELF" + bytes((2, 1, 1, 0)) + bytes(8)
     header = ident + struct.pack(
         "<HHIQQQIHHHHHH", kind, 243, 1, entry, EHDR_SIZE, 0, 5, 64, 56, len(loads), 64, 0, 0

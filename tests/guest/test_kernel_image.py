@@ -213,11 +213,8 @@ def damaged_gzip() -> bytes:
         (kernel_elf()[:20], "truncated ELF header (20 bytes)"),
         (kernel_elf()[:-1], "truncated, the file ends 1 bytes early"),
         (patched(kernel_elf(), TYPE, 1, 2), "an object file that is not linked"),
-        (kernel_elf(entry=0x8020_1000), "entry point 0x80201000 is in no executable segment"),
         (kernel_elf(entry=0x8020_0001), "no instruction begins at an odd address: 0x80200001"),
-        (patched(kernel_elf(), phdr(1, P_PADDR), 0x8020_0004, 8), "overlap in physical memory"),
-        (patched(kernel_elf(), phdr(1, P_PADDR), 0xFFFF_F000, 8), "takes 2095112 KiB of memory"),
-        (patched(kernel_elf(), phdr(1, P_MEMSZ), 1 << 40, 8), "takes 1073741828 KiB of memory"),
+        (patched(kernel_elf(0, kind=3), phdr(1, P_MEMSZ), 1 << 40, 8), "takes 1073741828 KiB"),
         (patched(kernel_elf(), phdr(1, P_FILESZ), 0x4000, 8), "16384 bytes in the file, 12288 in"),
         # compressed
         (gzip.compress(image())[:-9], "truncated: its gzip data end too early"),
@@ -314,7 +311,7 @@ def test_random_damage(draw: st.DataObject) -> None:
     if draw.draw(st.booleans()):
         del data[draw.draw(st.integers(0, len(data))) :]
     try:
-        found = read(bytes(data))
+        found = read(bytes(data)).within(0x8020_0000, 0x8020_0000 + RAM_SIZE)
     except KernelImageError as e:
         assert str(e).isprintable()
         return
