@@ -12,20 +12,59 @@ from enum import IntEnum
 
 
 class Sys(IntEnum):
-    """System calls (Linux include/uapi/asm-generic/unistd.h)."""
+    """System calls (Linux include/uapi/asm-generic/unistd.h): those that the kernel has, and two
+    that it says at once it has not, see `guest.syscalls`."""
 
+    GETCWD = 17
+    DUP = 23
+    DUP3 = 24
+    FCNTL = 25
     IOCTL = 29
+    CLOSE = 57
+    LSEEK = 62
     READ = 63
     WRITE = 64
+    READV = 65
     WRITEV = 66
+    READLINKAT = 78
+    NEWFSTATAT = 79
+    FSTAT = 80
     EXIT = 93
     EXIT_GROUP = 94
     SET_TID_ADDRESS = 96
+    FUTEX = 98
+    SET_ROBUST_LIST = 99
+    NANOSLEEP = 101
+    CLOCK_GETTIME = 113
+    CLOCK_GETRES = 114
+    CLOCK_NANOSLEEP = 115
+    SCHED_YIELD = 124
+    KILL = 129
+    TKILL = 130
+    TGKILL = 131
+    RT_SIGACTION = 134
+    RT_SIGPROCMASK = 135
+    GETPGID = 155
+    GETSID = 156
+    UNAME = 160
+    PRCTL = 167
     GETPID = 172
+    GETPPID = 173
+    GETUID = 174
+    GETEUID = 175
+    GETGID = 176
+    GETEGID = 177
+    GETTID = 178
     BRK = 214
     MUNMAP = 215
+    MREMAP = 216
     MMAP = 222
     MPROTECT = 226
+    MADVISE = 233
+    RISCV_HWPROBE = 258
+    PRLIMIT64 = 261
+    GETRANDOM = 278
+    RSEQ = 293
 
 
 KERNEL_EXTENSION = 0x0A000000

@@ -19,7 +19,7 @@ import click
 from emu.stop import ORDERLY, Stop, StopReason
 from guest import boot_session
 from guest.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, prepare, resume
-from guest.cli_kit import SizeParameter, hart_option, print_json
+from guest.cli_kit import SizeParameter, hart_option, print_json, timeout_option
 from guest.console import write_bytes
 from guest.outcome import EXIT_WFI, Outcome, UsageError, describe
 from guest.terminal import Output
@@ -147,12 +147,7 @@ def register(main: click.Group) -> None:
     @click.option(
         "--seed", type=int, default=0, show_default=True, help="Randomness with --deterministic."
     )
-    @click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="SECONDS",
-        help="End the machine after that time, with status 124.",
-    )
+    @timeout_option
     @click.option(
         "--no-reboot",
         is_flag=True,
@@ -233,8 +228,6 @@ def _boot(
     as_json: bool,
     **plain: Any,
 ) -> int:
-    if timeout is not None and not timeout < threading.TIMEOUT_MAX:  # not a number, too
-        raise UsageError(f"--timeout {timeout:g}: no number of seconds that can be waited")
     for option, path in (("--save", save), ("--core", core)):
         if path is not None:
             _check_writable(option, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import Any
 
 import click
@@ -40,6 +41,21 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+class SecondsParameter(click.ParamType[float]):
+    """A number of seconds that can be waited, more than 0."""
+
+    name = "SECONDS"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of seconds")
+        if not 0 < seconds < threading.TIMEOUT_MAX:  # nor what is not a number
+            self.fail(f"{value!r} is no number of seconds that can be waited")
+        return seconds
+
+
 paging_option = click.option(
     "--paging",
     type=click.Choice(list(MODES)),
@@ -54,6 +70,11 @@ ram_option = click.option(
     default=RAM_SIZE_DEFAULT,
     show_default="64M",
     help="RAM: bytes, or with K, M, G or T. Sparse: what is not touched costs nothing.",
+)
+timeout_option = click.option(
+    "--timeout",
+    type=SecondsParameter(),
+    help="End the guest after that time, with status 124.",
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output."

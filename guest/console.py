@@ -37,8 +37,10 @@ def read_input(size: int) -> bytes:
     Input that cannot be read has ended; Ctrl-C ends the waiting too.
     """
     try:
-        with interrupt.waiting():
-            return os.read(0, size) if size else b""
+        if not size:
+            return b""
+        interrupt.wait([0])
+        return os.read(0, size)
     except OSError:
         return b""
 

@@ -10,9 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from emu.paging import PAGE_SIZE
+
 _MAGIC = b"\x7fELF"
 _EM_RISCV = "EM_RISCV"
-_R_RISCV_RELATIVE = 3
+_R_RISCV_NONE, _R_RISCV_RELATIVE = 0, 3
 _SEGMENTS_MAX = 256
 _SECTIONS_MAX = 1 << 16
 _VA_MAX = 1 << 64
@@ -91,9 +93,11 @@ class Elf:
     segments: tuple[Segment, ...]
     read_symbols: Callable[[], list[SymbolEntry]] = field(repr=False)
     relative_relocations: tuple[tuple[int, int], ...] = field(repr=False)  # (offset, addend)
+    other_relocations: tuple[tuple[int, int], ...] = field(repr=False)  # (offset, type)
     info: tuple[str, ...]  # .modinfo: "tag=text"
     header_va: int  # where the program headers are in memory, 0: nowhere
     header_count: int
+    alignment: int  # bytes: what the bias of a position-independent one is a multiple of
 
     @cached_property
     def symbols(self) -> list[SymbolEntry]:
@@ -223,6 +227,8 @@ def _parse(data: bytes, name: str, physical: bool) -> Elf:
     headers = list(file.iter_segments())
     if not physical and any(h["p_type"] == "PT_INTERP" for h in headers):
         raise ElfError(f"{name}: dynamically linked (it names an interpreter): link it statically")
+    if needed := [] if physical else _needed(headers):
+        raise ElfError(f"{name}: needs shared libraries ({', '.join(needed)}): link it statically")
     header_offset, header_size = file["e_phoff"], file["e_phnum"] * file["e_phentsize"]
     parts_of_headers = ((0, 64), (header_offset, header_offset + header_size))
     segments = _segments(data, headers, parts_of_headers, name)
@@ -232,6 +238,7 @@ def _parse(data: bytes, name: str, physical: bool) -> Elf:
         if not any(s.executable and s.va <= entry < s.end for s in segments):
             raise ElfError(f"{name}: the entry point {entry:#x} is in no executable segment")
         _even(entry, name)
+    relative, other = ((), ()) if physical else _relocations(file, segments, name)
     header_va = 0
     for h in headers:
         low, high = h["p_offset"], h["p_offset"] + h["p_filesz"]
@@ -243,10 +250,12 @@ def _parse(data: bytes, name: str, physical: bool) -> Elf:
         kind == "ET_DYN",
         tuple(segments),
         lambda: _symbols(file, name),
-        () if physical else tuple(_relocations(file, segments, name)),
+        tuple(relative),
+        tuple(other),
         tuple(_modinfo(file)),
         header_va,
         file["e_phnum"],
+        max([PAGE_SIZE, *(h["p_align"] for h in headers if _has_alignment(h))]),
     )
 
 
@@ -254,6 +263,22 @@ def _even(entry: int, name: str) -> int:
     if entry % 2:
         raise ElfError(f"{name}: no instruction begins at an odd address: {entry:#x}")
     return entry
+
+
+def _has_alignment(header: Any) -> bool:
+    """Whether p_align says something: 0 and 1 do not, and else it is a power of two."""
+    align = header["p_align"]
+    return bool(header["p_type"] == "PT_LOAD" and align > 0 and align & (align - 1) == 0)
+
+
+def _needed(headers: list[Any]) -> list[str]:
+    """The shared libraries that it names (DT_NEEDED)."""
+    return [
+        str(tag.needed)
+        for header in headers
+        if header["p_type"] == "PT_DYNAMIC"
+        for tag in header.iter_tags("DT_NEEDED")
+    ]
 
 
 def _machine_name(machine: object) -> str:
@@ -331,19 +356,30 @@ def _named_symbols(table: Any, kinds: tuple[str, ...]) -> list[SymbolEntry]:
     ]
 
 
-def _relocations(file: Any, segments: list[Segment], name: str) -> list[tuple[int, int]]:
-    found = []
+def _relocations(
+    file: Any, segments: list[Segment], name: str
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Those that only add the bias, ``(offset, addend)``; and ``(offset, type)`` of others.
+
+    Only who has start-up code that knows the others can be loaded with them: a program of a
+    C library's, which relocates itself (psABI, "Dynamic linking"). R_RISCV_NONE, which linkers
+    leave where they have changed their mind, means nothing.
+    """
+    relative, other = [], []
     for section in file.iter_sections():
         if section["sh_type"] != "SHT_RELA" or not section["sh_flags"] & 2:  # SHF_ALLOC
             continue
         for relocation in section.iter_relocations():
             kind, offset = relocation["r_info_type"], relocation["r_offset"]
+            if kind == _R_RISCV_NONE:
+                continue
             if kind != _R_RISCV_RELATIVE:
-                raise ElfError(f"{name}: relocation of type {kind} at {offset:#x}: not static")
+                other.append((offset, kind))
+                continue
             if not any(s.va <= offset <= s.end - 8 for s in segments):
                 raise ElfError(f"{name}: relocation at {offset:#x}, outside of every segment")
-            found.append((offset, relocation["r_addend"]))
-    return found
+            relative.append((offset, relocation["r_addend"]))
+    return relative, other
 
 
 def _modinfo(file: Any) -> list[str]:

@@ -54,6 +54,11 @@ class Module:
     def _load(self, arguments: bytes) -> None:
         for segment in self.elf.segments:
             self._write(segment.va, segment.data)
+        for offset, kind in self.elf.other_relocations[:1]:
+            raise ElfError(
+                f"{self.elf.path}: relocation of type {kind} at {offset:#x}: "
+                "a module is linked whole, with relative ones alone"
+            )
         for offset, addend in self.elf.relative_relocations:
             value = (addend + self.base) & (1 << 64) - 1
             self._write(offset, value.to_bytes(8, "little"))

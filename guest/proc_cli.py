@@ -195,6 +195,7 @@ def _state(
         config=boot_config(slab, views),
         append=append,
         keep_module=keep,
+        warn=lambda line: click.echo(f"pagewalk: {line}", err=True),
     )
     if program is None:
         if arguments:

@@ -11,23 +11,30 @@ TASK_SIZE  ---------------------------------------------
 from __future__ import annotations
 
 import os
+import random
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from emu.paging import PAGE_SIZE
 from guest.elf import Elf, ElfError, Segment
+from guest.syscall_names import name_of
+from guest.syscalls_file import STANDARD
 from mm.errors import OutOfMemory
 from mm.kernel import Kernel
 from mm.pgtable import MmStruct
-from mm.vma import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE
+from mm.vma import STACK_GUARD_GAP, VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE
 
 STACK_SIZE = 256 << 10  # bytes
-STACK_GUARD_SIZE = 1 << 20  # bytes below the stack that mmap does not give out (Linux: 256 pages)
 PIE_BASE = 0x5555_5000  # where a position-independent program goes
 _ARGUMENTS_SIZE_MAX = STACK_SIZE // 4  # bytes, as Linux has it
 
 # The auxiliary vector (Linux include/uapi/linux/auxvec.h)
-AT_NULL, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PAGESZ, AT_ENTRY = 0, 3, 4, 5, 6, 9
-AT_UID, AT_EUID, AT_GID, AT_EGID, AT_HWCAP, AT_SECURE, AT_RANDOM = 11, 12, 13, 14, 16, 23, 25
+AT_NULL, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PAGESZ = 0, 3, 4, 5, 6
+AT_BASE, AT_FLAGS, AT_ENTRY = 7, 8, 9
+AT_UID, AT_EUID, AT_GID, AT_EGID, AT_HWCAP, AT_CLKTCK = 11, 12, 13, 14, 16, 17
+AT_SECURE, AT_RANDOM, AT_HWCAP2, AT_EXECFN = 23, 25, 26, 31
+_CLOCKS_PER_SECOND = 100  # USER_HZ
 _PHENT_SIZE = 56
 _HWCAP = sum(1 << ord(letter) - ord("a") for letter in "imafdc")
 _RANDOM_SIZE = 16
@@ -36,6 +43,9 @@ _RANDOM_SIZE = 16
 class Process:
     """A loaded program. ``entry`` and ``sp`` are VAs; ``mm`` is its address space.
 
+    ``now`` gives the nanoseconds since the machine was made, in steps of ``clock_tick``;
+    ``warn`` takes a line for the user. ``missing``: how often it made each system call (by
+    number) that does not exist. ``killed_by``: the signal that ended it, in words.
     Raises ElfError when the ELF does not fit into user space or into free RAM; nothing
     stays allocated then.
     """
@@ -49,13 +59,28 @@ class Process:
         output: Callable[[bytes], None] = lambda data: None,
         read_input: Callable[[int], bytes] = lambda size: b"",
         pid: int = 1,
+        now: Callable[[], int] = lambda: 0,
+        clock_tick: int = 1,
+        warn: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.kernel = kernel
         self.elf = elf
         self.output = output
         self.input = read_input
         self.pid = pid
+        self.now = now
+        self.clock_tick = clock_tick
+        self.cpu_time_start = time.process_time_ns()
+        self._warn = warn
+        self.missing: Counter[int] = Counter()
+        self.descriptors = dict(STANDARD)
+        self.actions: dict[int, bytes] = {}  # struct sigaction of each signal that has one
+        self.blocked = self.pending = 0  # signals, as sigset_t
+        self.killed_by = ""
+        self.random = random.Random(0)  # the same in every run
+        self.stack_size = STACK_SIZE
         self.name = elf.path.rsplit("/", 1)[-1].removesuffix(".elf")
+        self.comm = os.fsencode(self.name)[:15]
         try:
             self.mm: MmStruct = kernel.mm_alloc()
         except OutOfMemory as e:
@@ -64,6 +89,7 @@ class Process:
             self.bias = self._load(elf)
             self.entry = elf.entry + self.bias
             self.stack_top = self.mm.task_size
+            self.mm.start_brk = self.mm.brk = _page_up(elf.end) + self.bias
             self._map_stack()
             self.sp = self._fill_stack(arguments, environment)
         except OutOfMemory as e:
@@ -77,9 +103,25 @@ class Process:
         """End the process: its address space and everything in it."""
         self.kernel.mmdrop(self.mm)
 
+    def misses(self, number: int) -> None:
+        """Take note that it made a system call that does not exist."""
+        self.missing[number] += 1
+        if self.missing[number] == 1:
+            self._warn(
+                f"{self.name}: system call {number} ({name_of(number)}) is missing here: "
+                "it got -ENOSYS"
+            )
+
+    def missing_syscalls(self) -> list[dict[str, object]]:
+        """``missing`` as it is told: name, number and count of each."""
+        return [
+            {"name": name_of(number), "number": number, "count": count}
+            for number, count in sorted(self.missing.items())
+        ]
+
     def unmapped_area(self, size: int) -> int | None:
         """The highest VA below the stack with ``size`` free bytes (Linux: top-down mmap)."""
-        high = self.stack_top - STACK_SIZE - STACK_GUARD_SIZE
+        high = self.stack_top - STACK_SIZE - STACK_GUARD_GAP
         for vma in reversed(self.kernel.address_spaces.vmas(self.mm)):
             if vma.vm_start >= high:
                 continue
@@ -92,8 +134,13 @@ class Process:
 
     def _load(self, elf: Elf) -> int:
         """Map the segments; the bias that was added to their VAs."""
-        bias = PIE_BASE - elf.start // PAGE_SIZE * PAGE_SIZE if elf.is_position_independent else 0
-        limit = self.mm.task_size - STACK_SIZE - STACK_GUARD_SIZE
+        bias = 0
+        if elf.is_position_independent:
+            if elf.entry == 0:
+                raise ElfError(f"{elf.path}: it has no entry point: a shared library?")
+            align = elf.alignment
+            bias = -(-PIE_BASE // align) * align - elf.start // align * align
+        limit = self.mm.task_size - STACK_SIZE - STACK_GUARD_GAP
         for segment in elf.segments:
             if segment.end + bias > limit or segment.va + bias < PAGE_SIZE:
                 raise ElfError(
@@ -134,22 +181,28 @@ class Process:
             self.kernel.copy_to_user(self.mm, at, data)
             return at
 
+        name = push(os.fsencode(self.name) + b"\0")
         argv = [push(os.fsencode(text) + b"\0") for text in (self.name, *arguments)]
         envp = [push(os.fsencode(text) + b"\0") for text in environment]
         # The same bytes in every run: what a program does must not depend on luck.
-        random = push(bytes(range(1, _RANDOM_SIZE + 1)))
+        random_bytes = push(bytes(range(1, _RANDOM_SIZE + 1)))
         auxv = {
+            AT_HWCAP: _HWCAP,
+            AT_PAGESZ: PAGE_SIZE,
+            AT_CLKTCK: _CLOCKS_PER_SECOND,
             AT_PHENT: _PHENT_SIZE,
             AT_PHNUM: self.elf.header_count,
-            AT_PAGESZ: PAGE_SIZE,
+            AT_BASE: 0,  # no interpreter
+            AT_FLAGS: 0,
             AT_ENTRY: self.entry,
             AT_UID: 0,
             AT_EUID: 0,
             AT_GID: 0,
             AT_EGID: 0,
             AT_SECURE: 0,
-            AT_HWCAP: _HWCAP,
-            AT_RANDOM: random,
+            AT_RANDOM: random_bytes,
+            AT_HWCAP2: 0,
+            AT_EXECFN: name,
         }
         if self.elf.header_va:
             auxv[AT_PHDR] = self.elf.header_va + self.bias
@@ -158,6 +211,10 @@ class Process:
         words += [AT_NULL, 0]
         at -= (at - 8 * len(words)) % 16
         return push(b"".join(word.to_bytes(8, "little") for word in words))
+
+
+def _page_up(va: int) -> int:
+    return -(-va // PAGE_SIZE) * PAGE_SIZE
 
 
 def _flags(segment: Segment) -> int:
@@ -171,7 +228,7 @@ def _page_ranges(elf: Elf) -> list[tuple[int, int, int]]:
     pages: list[tuple[int, int, int]] = []
     for segment in elf.segments:
         start = segment.va // PAGE_SIZE * PAGE_SIZE
-        end = -(-segment.end // PAGE_SIZE) * PAGE_SIZE
+        end = _page_up(segment.end)
         flags = _flags(segment)
         if pages and start < pages[-1][1]:
             low, high, before = pages.pop()

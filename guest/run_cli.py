@@ -9,7 +9,14 @@ import click
 
 from emu.csr import PRIV_NAMES
 from emu.paging import MODES
-from guest.cli_kit import hart_option, json_option, paging_option, print_json, ram_option
+from guest.cli_kit import (
+    hart_option,
+    json_option,
+    paging_option,
+    print_json,
+    ram_option,
+    timeout_option,
+)
 from guest.console import KernelLog, poll_input, read_input, write_bytes
 from guest.outcome import Outcome, UsageError
 from guest.proc_cli import (
@@ -44,6 +51,14 @@ _machine = click.option(
 @keep_option
 @slab_option
 @append_option
+@click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Put it into a program's environment, which is empty else. May be repeated.",
+)
+@timeout_option
 @hart_option
 @json_option
 @click.pass_context
@@ -60,6 +75,8 @@ def run(
     keep: bool,
     slab: str,
     append: str,
+    environment: tuple[str, ...],
+    timeout: float | None,
     access: str,
     as_json: bool,
 ) -> None:
@@ -72,7 +89,7 @@ def run(
     \b
     The exit status is the guest's: of exit(), the finisher, or HTIF (0 for pass, else the
     test's number). 128 + signal for a fault that nobody handles, 130 for Ctrl-C, 124 when
-    the hart waits for an interrupt that cannot come, 2 for bad input.
+    the time is up or the hart waits for an interrupt that cannot come, 2 for bad input.
     """
     from guest import runner
 
@@ -92,6 +109,9 @@ def run(
         config=boot_config(slab, views_of(then)),
         append=append,
         keep_module=keep,
+        environment=environment,
+        timeout=timeout,
+        warn=lambda line: None if as_json else click.echo(f"pagewalk: {line}", err=True),
     )
     if verbose or as_json or program is None:
         options.boot_log = log
@@ -156,6 +176,7 @@ def _outcome_json(outcome: Outcome, console: bytes, log: list[str]) -> dict[str,
         "log": log,
         "fault": fault,
         "notes": outcome.notes,
+        "missing_syscalls": outcome.missing_syscalls,
     }
 
 

@@ -26,8 +26,8 @@ from firmware.sbi import Sbi
 from guest import build, cmdline
 from guest import elf as elf_file
 from guest.elf import Elf
-from guest.interrupt import stop_on_ctrl_c
-from guest.outcome import Outcome, UsageError, describe
+from guest.interrupt import TimeLimit, stop_on_ctrl_c
+from guest.outcome import EXIT_TIMEOUT, Outcome, UsageError, describe
 from guest.shipped import shipped
 from guest.system import System
 
@@ -53,6 +53,9 @@ class Options:
     config: dict[str, Any] = field(default_factory=dict)  # further members of mm.Config
     append: str = ""  # the kernel command line, see guest.cmdline
     keep_module: bool = False  # do not run module_exit
+    environment: Sequence[str] = ()  # of a program: NAME=VALUE
+    timeout: float | None = None  # seconds that a guest may run
+    warn: Callable[[str], None] = lambda line: None  # what is told while it runs
 
 
 def find(name: str, machine: str | None) -> Elf:
@@ -158,14 +161,22 @@ def run(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, 
         raise UsageError(f"a {kind} guest takes no arguments: {' '.join(arguments)}")
     machine, symbols = make_physical(elf, kind, options)
     options.trace(machine, symbols)
-    with stop_on_ctrl_c(machine.hart):
+    with stop_on_ctrl_c(machine.hart), TimeLimit(machine.hart, options.timeout) as limit:
         stop = machine.run()
-    return describe(elf.path, kind, machine.hart, stop, symbols), machine
+    outcome = describe(elf.path, kind, machine.hart, stop, symbols)
+    _say_if_over(outcome, limit)
+    return outcome, machine
+
+
+def _say_if_over(outcome: Outcome, limit: TimeLimit) -> None:
+    if limit.is_over and outcome.stop.reason is StopReason.INTERRUPTED:
+        outcome.status = EXIT_TIMEOUT
+        outcome.notes[:] = [f"{limit.seconds:g} s are over, at {outcome.where}"]
 
 
 def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, System]:
     system = boot_system(options, arm=False)
-    with stop_on_ctrl_c(system.hart):
+    with stop_on_ctrl_c(system.hart), TimeLimit(system.hart, options.timeout) as limit:
         if elf.is_module:
             system.load_program(find(_INSMOD, None))
             arm_faults(system, options)  # they are the guest's to meet, not its loader's
@@ -177,10 +188,15 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
                 error = abs(stop.value)
                 stop = Stop(StopReason.EXIT, error & 0xFF or 1, detail=f"init failed: {stop.value}")
         else:
-            system.load_program(elf, arguments)
+            system.load_program(elf, arguments, options.environment)
             arm_faults(system, options)
             stop = system.run_program()
     outcome = describe(elf.path, "kernel", system.hart, stop, system.symbols)
+    _say_if_over(outcome, limit)
+    if system.process is not None:
+        if system.process.killed_by:
+            outcome.notes.append(f"killed by {system.process.killed_by}")
+        outcome.missing_syscalls = system.process.missing_syscalls()
     if stop.reason is StopReason.FAULT and stop.trap is not None:
         outcome.explanation = "\n".join((outcome.explanation, *system.fault_notes(stop.trap)))
     return outcome, system
@@ -200,6 +216,7 @@ def boot_system(options: Options, arm: bool = True) -> System:
         options.read_input,
         options.access,
         options.config | command_line.config,
+        options.warn,
     )
     options.trace(system.machine, system.symbols)
     with stop_on_ctrl_c(system.hart):

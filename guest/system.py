@@ -16,6 +16,7 @@ from typing import Any
 
 import mm
 from emu import words as W
+from emu.board import TIMEBASE_HZ
 from emu.csr import MSTATUS_FS, MSTATUS_FS_INITIAL, MSTATUS_SIE, Priv
 from emu.debug.symbols import Symbols
 from emu.machine import Machine
@@ -25,6 +26,7 @@ from emu.trap import PAGE_FAULTS, Trap
 from firmware import images
 from firmware.sbi import SUCCESS, Sbi
 from guest import elf as elf_file
+from guest import syscalls
 from guest.abi import KERNEL_EXTENSION, Call
 from guest.build import BUILT
 from guest.elf import Elf
@@ -32,8 +34,6 @@ from guest.fences import Fences
 from guest.kernel_calls import KernelCalls, Upcall
 from guest.module import Module
 from guest.process import Process
-from guest.syscalls import ENOSYS
-from guest.syscalls import TABLE as SYSTEM_CALLS
 from mm.addrspace import KERNEL_IMAGE_OFFSET, KERNEL_LINK_ADDR
 from mm.kernel import Config, ImageSegment, Kernel
 from mm.pgtable import MmStruct
@@ -42,6 +42,7 @@ from mm.vma import VM_GROWSDOWN
 _NEAR_SP = 64 << 10  # bytes between sp and what a function that overflows its stack touches
 _STACK_SIZE = 16 << 10  # bytes, of the stack that modules run on
 _M64 = (1 << 64) - 1
+_NS_PER_TICK = 1_000_000_000 // TIMEBASE_HZ
 
 
 class BootError(Exception):
@@ -57,7 +58,8 @@ class System:
 
     ``output`` takes what programs write; ``log`` a line of the kernel log at a time.
     ``config`` are further members of ``mm.Config``, by name.
-    ``input`` gives up to n bytes for a program that reads. Raises ValueError for a RAM
+    ``read_input`` gives up to n bytes for a program that reads; ``warn`` takes what the user
+    is to be told while a program runs, a line at a time. Raises ValueError for a RAM
     size that cannot be.
     """
 
@@ -70,6 +72,7 @@ class System:
         read_input: Callable[[int], bytes] = lambda size: b"",
         access: str = "auto",
         config: Mapping[str, Any] | None = None,
+        warn: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._config = dict(config or {})
         self.machine = Machine(ram_size, output, access)
@@ -78,6 +81,7 @@ class System:
         self.output = output
         self.log = log
         self.read_input = read_input
+        self.warn = warn
         self.symbols = Symbols()
         self.kernel: Kernel
         self.process: Process | None = None
@@ -139,7 +143,15 @@ class System:
         """Load a program, not yet running, in place of the one before. Raises ElfError."""
         self.end_program()
         self.process = Process(
-            self.kernel, elf, arguments, environment, self.output, self.read_input
+            self.kernel,
+            elf,
+            arguments,
+            environment,
+            self.output,
+            self.read_input,
+            now=lambda: self.machine.clock.now() * _NS_PER_TICK,
+            clock_tick=_NS_PER_TICK,
+            warn=self.warn,
         )
         self.symbols.add_source(lambda: elf.names, self.process.bias)
         self.kernel.set_current(self.process.pid, self.process.name[:15])
@@ -267,12 +279,9 @@ class System:
     def _system_call(self, trap: Trap) -> Stop | None:
         w = self.hart.words
         w[W.PC] = trap.epc + 4
-        call = SYSTEM_CALLS.get(w[W.A7])
         assert self.process is not None
-        if call is None:
-            w[W.A0] = -ENOSYS & _M64
-            return None
-        result = call(self.process, w[10], w[11], w[12], w[13], w[14], w[15])
+        arguments = (w[10], w[11], w[12], w[13], w[14], w[15])
+        result = syscalls.call(self.process, w[W.A7], arguments)
         if isinstance(result, Stop):
             return result
         w[W.A0] = result & _M64
