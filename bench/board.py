@@ -27,7 +27,7 @@ from bench.guests import compile_to
 from bench.measure import Ratio, least
 from emu.stop import Stop, StopReason
 from guest import build
-from guest.boot import BootOptions, prepare
+from guest.boot import BootOptions, Disk, prepare
 from guest.expect import Script, Step, drive
 from guest.fetch import FetchError, Guests, guests
 from guest.initramfs import make_initramfs, write_atomically
@@ -178,7 +178,7 @@ def _linux() -> tuple[dict[str, _Linux], float]:
             found.kernel,
             initrd=found.initramfs,
             append=_APPEND,
-            disks=[(disk, "cow")],
+            disks=[Disk(disk)],
             ram_size=RAM_SIZE,
         )
         for _ in range(_RUNS):

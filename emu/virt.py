@@ -26,12 +26,38 @@ from emu.machine import Machine
 _EPOCH_NS = 946_684_800 * 1_000_000_000
 
 
+def slots_of(wanted: Sequence[int | None]) -> list[int]:
+    """The virtio slot of each disk: the one that it asks for, else the last that is free.
+
+    Slot N is QEMU's ``virtio-mmio-bus.N``. QEMU too gives its devices the last slots first, and
+    so Linux names them as there. Raises ValueError for a slot that is not there, for one that
+    two disks ask for, and for so many disks that no slot is left for the rng.
+    """
+    count = len(board.VIRTIO)
+    if len(wanted) > count - 1:
+        raise ValueError(f"{len(wanted)} disks: the board has room for {count - 1}")
+    taken: set[int] = set()
+    for slot in wanted:
+        if slot is None:
+            continue
+        if not 0 <= slot < count:
+            raise ValueError(f"bus={slot}: the virtio slots are 0 to {count - 1}")
+        if slot in taken:
+            raise ValueError(f"bus={slot}: two disks ask for this slot")
+        taken.add(slot)
+    free = [slot for slot in range(count) if slot not in taken]
+    return [free.pop() if slot is None else slot for slot in wanted]
+
+
 class VirtBoard(Machine):
-    """The board with ``ram_size`` bytes of RAM; ``disks`` fill the virtio slots from the last.
+    """The board with ``ram_size`` bytes of RAM and ``disks``, in the virtio slots of `slots_of`.
+
+    ``slots``: what each disk asks for, by default nothing. The rng takes the last slot that is
+    left.
 
     ``output`` gets the UART's bytes. In a ``deterministic`` machine time is the guest's own
     progress and randomness comes from ``seed``; else they are the host's. Raises ValueError
-    for an impossible RAM size or more disks than slots.
+    for an impossible RAM size and as `slots_of` does.
     """
 
     def __init__(
@@ -42,9 +68,9 @@ class VirtBoard(Machine):
         deterministic: bool = False,
         seed: int = 0,
         access: str = "auto",
+        slots: Sequence[int | None] | None = None,
     ) -> None:
-        if len(disks) > len(board.VIRTIO) - 1:
-            raise ValueError(f"{len(disks)} disks: the board has room for {len(board.VIRTIO) - 1}")
+        found = slots_of([None] * len(disks) if slots is None else slots)
         super().__init__(ram_size, output, access, deterministic=deterministic)
         hart, ram = self.hart, self.ram
         hart.keep_code_coherent()
@@ -57,18 +83,18 @@ class VirtBoard(Machine):
         self.uart.on_irq = self._line(board.UART)
         for device in (self.clint, self.plic, self.rtc):
             self.attach(device)
-        # QEMU gives its devices the last slots first, and so Linux names them as there.
-        slots = list(board.VIRTIO)
         self.disks = list(disks)
-        for disk in disks:
-            slot = slots.pop()
-            line = self._line(slot)
-            self.attach(VirtioBlk(slot.base, ram, disk, line, hart.code_changed))
-        slot = slots.pop()
-        rng = VirtioRng(slot.base, ram, self.random, self._line(slot), hart.code_changed)
+        free = list(board.VIRTIO)
+        for disk, number in zip(disks, found, strict=True):
+            place = board.VIRTIO[number]
+            free.remove(place)
+            line = self._line(place)
+            self.attach(VirtioBlk(place.base, ram, disk, line, hart.code_changed))
+        place = free.pop()
+        rng = VirtioRng(place.base, ram, self.random, self._line(place), hart.code_changed)
         self.attach(rng)
-        for slot in slots:
-            self.attach(Virtio(slot.base, ram))
+        for place in free:
+            self.attach(Virtio(place.base, ram))
         self._at_first = [(device, device.state()) for device in self.devices]
 
     def _line(self, place: board.Place) -> Callable[[bool], None]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu import devicetree
 from emu.board import RAM_SIZE_DEFAULT
@@ -36,9 +36,17 @@ _RNG_SEED_SIZE = 32  # bytes, as QEMU gives them
 _SYSTEM_MAP_SIZE_MAX = 256 << 20  # bytes; Debian's has 6 MiB
 
 
+class Disk(NamedTuple):
+    """A raw image; ``mode``: "ro" or "cow"; ``slot``: where it is wanted, see `emu.virt`."""
+
+    path: Path
+    mode: str = "cow"
+    slot: int | None = None
+
+
 @dataclass
 class BootOptions:
-    """What to boot. ``ram_size`` in bytes; ``disks``: (path, "ro" or "cow").
+    """What to boot. ``ram_size`` in bytes.
 
     ``bios``: "python" for the SBI in Python, "none" for a kernel that begins in M-mode, or
     an image. ``append``: the kernel's command line; None leaves a ``dtb``'s own.
@@ -49,7 +57,7 @@ class BootOptions:
     bios: str | Path = BIOS_PYTHON
     initrd: Path | None = None
     initrd_data: bytes | None = None
-    disks: Sequence[tuple[Path, str]] = ()
+    disks: Sequence[Disk] = ()
     append: str | None = None
     dtb: Path | None = None
     ram_size: int = RAM_SIZE_DEFAULT
@@ -121,11 +129,7 @@ def _read(options: BootOptions) -> _Images:
 def prepare(options: BootOptions) -> Booted:
     """Make the board. Raises ValueError (one line for the user), UsageError, NotBuilt."""
     images = _read(options)
-    disks = [DiskImage(path, mode) for path, mode in options.disks]
-    board = VirtBoard(
-        options.ram_size, options.output, disks, options.deterministic, options.seed,
-        options.access,
-    )  # fmt: skip
+    board = _board(options, options.ram_size, options.deterministic)
     try:
         sbi = _hold_m(board, options) if options.bios == BIOS_PYTHON else None
         placed, dtb = _begin(board, options, images)
@@ -175,10 +179,7 @@ def resume(options: BootOptions, path: Path) -> Booted:
     from emu.debug import snapshot
 
     found = snapshot.summary(path)
-    disks = [DiskImage(path, mode) for path, mode in options.disks]
-    board = VirtBoard(
-        found.ram_size, options.output, disks, found.deterministic, options.seed, options.access
-    )
+    board = _board(options, found.ram_size, found.deterministic)
     try:
         sbi = _hold_m(board, options) if Priv.M.value in found.levels else None
         booted = Booted(board, None, _symbols(options), sbi)
@@ -187,6 +188,14 @@ def resume(options: BootOptions, path: Path) -> Booted:
     except BaseException:
         board.close()
         raise
+
+
+def _board(options: BootOptions, ram_size: int, deterministic: bool) -> VirtBoard:
+    disks = [DiskImage(disk.path, disk.mode) for disk in options.disks]
+    slots = [disk.slot for disk in options.disks]
+    return VirtBoard(
+        ram_size, options.output, disks, deterministic, options.seed, options.access, slots
+    )
 
 
 def _hold_m(board: VirtBoard, options: BootOptions) -> Sbi:

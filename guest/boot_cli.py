@@ -16,9 +16,10 @@ from typing import Any
 
 import click
 
+from emu.board import VIRTIO
 from emu.stop import ORDERLY, Stop, StopReason
 from guest import boot_session
-from guest.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, prepare, resume
+from guest.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, Disk, prepare, resume
 from guest.cli_kit import SizeParameter, hart_option, print_json, timeout_option
 from guest.console import write_bytes
 from guest.outcome import EXIT_WFI, Outcome, UsageError, describe
@@ -76,18 +77,36 @@ def _fetched() -> Any:
         raise UsageError(str(e)) from None
 
 
-class DiskParameter(click.ParamType[tuple[Path, str]]):
-    """FILE, or FILE,ro or FILE,cow."""
+class DiskParameter(click.ParamType[Disk]):
+    """FILE, then ro or cow and bus=N in either order.
 
-    name = "FILE[,ro|,cow]"
+    Each is taken once, from the end; what stands before is the file's name, commas and all.
+    """
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Path, str]:
-        if isinstance(value, tuple):
+    name = "FILE[,ro|,cow][,bus=N]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Disk:
+        if isinstance(value, Disk):
             return value
-        file, comma, mode = value.rpartition(",")
-        if comma and mode in ("ro", "cow"):
-            return Path(file), mode
-        return Path(value), "cow"
+        mode = slot = None
+        while True:
+            file, comma, word = value.rpartition(",")
+            if comma and mode is None and word in ("ro", "cow"):
+                mode = word
+            elif comma and slot is None and word.startswith("bus="):
+                slot = self._slot(word)
+            else:
+                return Disk(Path(value), mode or "cow", slot)
+            value = file
+
+    def _slot(self, word: str) -> int:
+        slots = {f"bus={number}": number for number in range(len(VIRTIO))}
+        if word not in slots:
+            raise UsageError(
+                f"--disk: {word}: the slots are bus=0 to bus={len(VIRTIO) - 1}, QEMU's "
+                "virtio-mmio-bus.N"
+            )
+        return slots[word]
 
 
 def register(main: click.Group) -> None:
@@ -110,9 +129,11 @@ def register(main: click.Group) -> None:
         "--disk",
         "disks",
         type=DiskParameter(),
+        metavar=DiskParameter.name,
         multiple=True,
         help="A raw image as virtio block device: cow (default) keeps writes in memory, ro "
-        "refuses them; the file is never written. May be repeated.",
+        "refuses them; the file is never written. bus=N puts it into slot N, QEMU's "
+        "virtio-mmio-bus.N (0 is at 0x10001000), else the last free one is taken. May be repeated.",
     )
     @click.option(
         "--append",
@@ -203,6 +224,7 @@ def register(main: click.Group) -> None:
         pagewalk boot linux --bios opensbi              with OpenSBI in M-mode
         pagewalk boot Image --initrd root.cpio --append "console=ttyS0"
         pagewalk boot u-boot --bios opensbi --disk disk.img
+        pagewalk boot kernel --bios none --disk fs.img,bus=0
         pagewalk boot tiny --gdb 1234                   wait for gdb
 
         On a terminal every key goes to the guest, Ctrl-C too; Ctrl-A x ends the machine and
@@ -216,7 +238,7 @@ def register(main: click.Group) -> None:
 def _boot(
     kernel: str | None,
     bios: str,
-    disks: tuple[tuple[Path, str], ...],
+    disks: tuple[Disk, ...],
     no_reboot: bool,
     dump_dtb: Path | None,
     timeout: float | None,

@@ -20,7 +20,7 @@ import pytest
 from distro import RAM_SIZE, boot_disk_or_skip, guests_or_skip, pattern_disk
 
 from emu.stop import Stop, StopReason
-from guest.boot import Booted, BootOptions, prepare
+from guest.boot import Booted, BootOptions, Disk, prepare
 from guest.expect import Script, Step, drive
 from guest.fetch import Guests
 from guest.initramfs import PROMPT, make_initramfs
@@ -102,7 +102,7 @@ def test_linux_to_a_shell_and_a_session(
     disk = tmp_path / "disk"
     data = pattern_disk(disk)
     script = Script(session(guests.version, RAM_SIZE, data, write=True))
-    options = linux(guests, append=words, bios=bios_of(guests, bios), disks=[(disk, "cow")])
+    options = linux(guests, append=words, bios=bios_of(guests, bios), disks=[Disk(disk)])
     with machine(script, options) as run:
         stop = run.go()
         satp = run.booted.board.hart.satp
@@ -116,7 +116,7 @@ def test_a_read_only_disk(guests: Guests, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     data = pattern_disk(disk)
     script = Script(session(guests.version, RAM_SIZE, data, write=False))
-    with machine(script, linux(guests, disks=[(disk, "ro")])) as run:
+    with machine(script, linux(guests, disks=[Disk(disk, "ro")])) as run:
         run.go()
     assert script.passed, script.missing() + "\n".join(script.failures)
 
@@ -145,7 +145,7 @@ def test_uboot_its_commands_and_linux_from_the_disk(
     boot_disk_or_skip(disk)
     then = session(guests.version, RAM_SIZE, disk.read_bytes())
     script = Script(uboot_session(RAM_SIZE, make_initramfs(guests), then))
-    options = BootOptions(guests.uboot, bios=bios_of(guests, bios), disks=[(disk, "ro")])
+    options = BootOptions(guests.uboot, bios=bios_of(guests, bios), disks=[Disk(disk, "ro")])
     with machine(script, options) as run:
         stop = run.go()
     assert script.passed, script.missing() + "\n".join(script.failures)
@@ -158,7 +158,7 @@ def test_two_deterministic_runs_are_the_same(guests: Guests, tmp_path: Path) -> 
     seen = []
     for _ in range(2):
         script = Script(session(guests.version, RAM_SIZE, data, write=True))
-        options = linux(guests, deterministic=True, disks=[(disk, "cow")])
+        options = linux(guests, deterministic=True, disks=[Disk(disk)])
         with machine(script, options) as run:
             counts: dict[tuple[int, bool, int], int] = {}
 
