@@ -11,55 +11,40 @@ from __future__ import annotations
 import os
 import random
 import re
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from bench.guests import compile_to
-from bench.measure import Ratio, least
+from bench.measure import Failed, Ratio, Unmeasurable, least, once
 from emu.stop import Stop, StopReason
 from guest import build
 from guest.boot import BootOptions, Disk, prepare
 from guest.expect import Script, Step, drive
 from guest.fetch import FetchError, Guests, guests
 from guest.initramfs import make_initramfs, write_atomically
+from guest.progress import LOOK_EVERY, HangError, Patience, stopped_when_stuck
 from guest.sessions import boot_steps, session
 
 QEMU = "qemu-system-riscv64"
 RAM_SIZE = 256 << 20  # bytes
 _APPEND = "console=ttyS0"
 _RUNS = 4
-_SECONDS = 300  # until a run is given up
 _TICKS_PER_SECOND = 1e7
 _DISK_SIZE = 4 << 20  # bytes
 # OpenSBI's banner ends with what it found of the hart.
 _BANNER = [Step(b"OpenSBI v"), Step(b"Boot HART MEDELEG")]
 
 
-_Found = TypeVar("_Found")
-
-
-class Unmeasurable(Exception):
-    """Why a row cannot be measured here, in a few words."""
-
-
-def or_why(measure: Callable[[], _Found]) -> _Found | str:
-    """What ``measure`` found, or why it could not."""
-    try:
-        return measure()
-    except Unmeasurable as e:
-        return str(e)
-
-
-@cache
+@once
 def _guests() -> Guests:
     try:
         found = guests(fetch=False)
@@ -90,10 +75,18 @@ def _drive(command: Sequence[str], steps: Sequence[Step]) -> list[float]:
     """Run the steps in a process; the seconds at which each was behind it."""
     script = Script(steps)
     times: list[float] = []
-    drive(script, command, _SECONDS, lambda at, when: times.append(when))
+    drive(script, command, lambda at, when: times.append(when))
     if not script.passed:
-        raise RuntimeError(f"{command[0]}: {script.missing()}")
+        raise _failed(command, script)
     return times
+
+
+def _failed(command: Sequence[str], script: Script) -> Failed:
+    """Who stopped where; the console's last lines go to standard error."""
+    who = command[0] if command[0] == QEMU else "pagewalk boot"
+    first, *more = script.missing().splitlines() or ["it ended"]
+    print(f"{' '.join(command)}:", first, *more, sep="\n  ", file=sys.stderr)
+    return Failed(f"{who}: {first}")
 
 
 @contextmanager
@@ -102,14 +95,20 @@ def _at(command: Sequence[str], steps: Sequence[Step]) -> Iterator[int]:
     script = Script(steps)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None and child.stdout is not None
+        patience = Patience(child.pid)
         try:
             while not script.done:
+                patience.ask()
+                if not select.select([child.stdout], [], [], LOOK_EVERY)[0]:
+                    continue
                 output = os.read(child.stdout.fileno(), 1 << 16)
                 if not output:
-                    raise RuntimeError(f"{command[0]}: {script.missing()}")
+                    raise _failed(command, script)
                 child.stdin.write(script.feed(output))
                 child.stdin.flush()
             yield child.pid
+        except (HangError, BrokenPipeError):
+            raise _failed(command, script) from None
         finally:
             child.kill()
 
@@ -138,11 +137,11 @@ def _alone(options: BootOptions, steps: Sequence[Step]) -> float:
 
     start = time.perf_counter()
     booted = prepare(replace(options, output=output))
-    with closing(booted.board) as board:
+    with closing(booted.board) as board, stopped_when_stuck(board.hart):
         board.run()
         seconds = time.perf_counter() - start
     if not script.done:
-        raise RuntimeError(script.missing())
+        raise _failed(["the machine alone"], script)
     return seconds
 
 
@@ -154,9 +153,12 @@ class _Linux:
     session: float
 
 
-@cache
-def _linux() -> tuple[dict[str, _Linux], float]:
-    """Linux on each side, in turn, and the machine alone to the prompt."""
+@once
+def _linux() -> tuple[dict[str, _Linux | Failed], float | Failed]:
+    """Linux on each side, in turn, and the machine alone to the prompt.
+
+    A side that fails is not run again, and takes no other with it.
+    """
     _need_qemu()
     found = _guests()
     with tempfile.TemporaryDirectory() as folder:
@@ -172,6 +174,7 @@ def _linux() -> tuple[dict[str, _Linux], float]:
         sides = {"qemu": qemu, "ours": ours, "opensbi": [*ours, "--bios", bios]}
         taken: dict[str, list[_Linux]] = {name: [] for name in sides}
         alone: list[float] = []
+        failed: dict[str, Failed] = {}
         to_prompt = len(boot_steps())
         steps = session(found.version, RAM_SIZE, data, write=True)
         options = BootOptions(
@@ -183,30 +186,55 @@ def _linux() -> tuple[dict[str, _Linux], float]:
         )
         for _ in range(_RUNS):
             for name, command in sides.items():
-                times = _drive(command, steps)
+                if name in failed:
+                    continue
+                try:
+                    times = _drive(command, steps)
+                except Failed as e:
+                    failed[name] = e
+                    continue
                 prompt = times[to_prompt - 1]
                 taken[name].append(_Linux(prompt, times[-1] - prompt))
-            alone.append(_alone(options, boot_steps()))
+            try:
+                if "alone" not in failed:
+                    alone.append(_alone(options, boot_steps()))
+            except Failed as e:
+                failed["alone"] = e
     return {
-        name: _Linux(min(run.prompt for run in runs), min(run.session for run in runs))
+        name: failed.get(name)
+        or _Linux(min(run.prompt for run in runs), min(run.session for run in runs))
         for name, runs in taken.items()
-    }, min(alone)
+    }, failed.get("alone") or min(alone)
+
+
+def _pair(side: str) -> tuple[_Linux, _Linux]:
+    """Ours and QEMU's. Raises Failed."""
+    sides, _ = _linux()
+    ours, other = sides[side], sides["qemu"]
+    for found in (ours, other):
+        if isinstance(found, Failed):
+            raise found
+    assert isinstance(ours, _Linux) and isinstance(other, _Linux)
+    return ours, other
 
 
 def linux_prompt(side: str) -> tuple[Ratio, str]:
     """Process against process; ``side``: "ours" with Python's SBI, "opensbi" with QEMU's own."""
-    sides, alone = _linux()
-    ours, other = sides[side].prompt, sides["qemu"].prompt
+    linux, qemu = _pair(side)
+    ours, other = linux.prompt, qemu.prompt
     note = f"processes, {_load()}"
     if side == "ours":
+        alone = _linux()[1]
+        if isinstance(alone, Failed):
+            raise alone
         note += f"; the machine alone {alone * 1e3:.0f} ms ({alone / other:.2f})"
     return Ratio(ours, other, ours / other), note
 
 
 def linux_session(side: str) -> tuple[Ratio, str]:
     """From the prompt to the end of the machine."""
-    sides, _ = _linux()
-    ours, other = sides[side].session, sides["qemu"].session
+    linux, qemu = _pair(side)
+    ours, other = linux.session, qemu.session
     return Ratio(ours, other, ours / other), _load()
 
 
@@ -227,7 +255,7 @@ def opensbi_banner() -> tuple[Ratio, str]:
 # what the board's own work costs
 
 
-@cache
+@once
 def _costs() -> tuple[dict[str, float], dict[str, float] | str]:
     """Seconds of one operation, by the guest's name of it: ours, and QEMU's or why not."""
     with tempfile.TemporaryDirectory() as folder:
@@ -244,9 +272,9 @@ def _costs() -> tuple[dict[str, float], dict[str, float] | str]:
 
 def _cost_lines(command: Sequence[str]) -> dict[str, float]:
     script = Script([Step(b"call "), *[Step(b"late ")] * 5, Step(b"\n")])
-    drive(script, command, _SECONDS)
+    drive(script, command)
     if not script.done:
-        raise RuntimeError(f"{command[0]}: {script.missing()}")
+        raise _failed(command, script)
     rounds: dict[str, list[float]] = {}
     for line in script.transcript.decode(errors="replace").splitlines():
         match = re.fullmatch(r"(call|mmio|timer|late) (\d+) (\d+)", line)
@@ -258,8 +286,6 @@ def _cost_lines(command: Sequence[str]) -> dict[str, float]:
 
 def cost(name: str) -> tuple[Ratio, str] | str:
     """One operation of `guests/board_costs.c`: "call", "mmio", "timer" or "late"."""
-    if not build.have_compiler():
-        return "no compiler (ziglang)"
     ours, other = _costs()
     if isinstance(other, str):
         return f"{ours[name] * 1e6:.2f} us ({other})"

@@ -3,9 +3,62 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import TypeVar
+
+from guest.progress import HangError, Patience
+
+_Found = TypeVar("_Found")
+
+
+class Unmeasurable(Exception):
+    """Why a row cannot be measured here, in a few words."""
+
+
+class Failed(Exception):
+    """What went wrong with a row, in a few words."""
+
+
+def once(measure: Callable[[], _Found]) -> Callable[[], _Found]:
+    """As `functools.cache`, and what is raised is raised again without a second try."""
+    kept: list[_Found | Exception] = []
+
+    @wraps(measure)
+    def call() -> _Found:
+        if not kept:
+            try:
+                kept.append(measure())
+            except Exception as e:
+                kept.append(e)
+        if isinstance(kept[0], Exception):
+            raise kept[0]
+        return kept[0]
+
+    return call
+
+
+def output_of(command: Sequence[str]) -> bytes:
+    """What a process that needs no input prints. Raises Failed for a status that is not 0, and
+    when it hangs."""
+    with tempfile.TemporaryFile() as out:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out) as process:
+            patience = Patience(process.pid)
+            try:
+                while process.poll() is None:
+                    patience.pause()
+            except HangError:
+                raise Failed(f"{command[0]} hangs") from None
+            finally:
+                process.kill()
+        if process.returncode:
+            raise Failed(f"{command[0]}: status {process.returncode}")
+        out.seek(0)
+        return out.read()
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,15 @@ def single(operation: Callable[[Kernel], None], count: int) -> float:
     return sorted(_each(operation, kernel, count) for _ in range(5))[2]
 
 
+def check() -> float:
+    """Seconds of `mm.check` of memory in which every other page is free, the least of five."""
+    kernel = mm.boot(Ram(64 * _MIB))
+    pages = kernel.alloc_pages_bulk(GFP_KERNEL, 12_000)
+    for pfn in pages[::2]:
+        kernel.free_page(pfn)
+    return min(timed(lambda: mm.check(kernel)) for _ in range(5))
+
+
 # in bulk
 
 

@@ -1,8 +1,8 @@
 """Scripted sessions: wait for text on a console, then type; check what comes back.
 
 A `Script` is a function of the output alone, however it is cut into pieces: so it can drive
-our machine, deterministically, and QEMU through a pipe. It knows no time; whoever feeds it
-decides how long to wait. The sessions for our guests are in `guest.sessions`.
+our machine, deterministically, and QEMU through a pipe. It knows no time; who feeds it
+waits as long as the other side gets on. The sessions for our guests are in `guest.sessions`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+from guest.progress import CPU_MAX, LOOK_EVERY, HangError, Patience
 
 Check = Callable[[str], str]
 """Of a reply: what is wrong with it, empty when nothing is."""
@@ -148,13 +150,14 @@ class Script:
 def drive(
     script: Script,
     command: Sequence[str],
-    seconds: float,
     step_done: Callable[[int, float], None] = lambda at, when: None,
+    cpu_max: float = CPU_MAX,
 ) -> int | None:
     """Run ``command`` with its console at the script until it ends.
 
     ``step_done(steps behind us, seconds since the start)`` is called as the script goes on.
-    The exit status; None when ``seconds`` were not enough, and the command was killed.
+    The exit status; None when it hung, by the rule of `guest.progress`, or took more than
+    ``cpu_max`` seconds of processor time, and was killed.
     """
     begun = time.monotonic()
     with (
@@ -165,14 +168,17 @@ def drive(
     ):
         assert child.stdin is not None and child.stdout is not None
         selector.register(child.stdout, selectors.EVENT_READ)
+        patience = Patience(child.pid, cpu_max)
         try:
             while True:
-                left = begun + seconds - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    return None
+                patience.ask()
+                if not selector.select(LOOK_EVERY):
+                    continue
                 output = os.read(child.stdout.fileno(), 1 << 16)
                 if not output:
-                    return child.wait(max(0.1, left))
+                    while child.poll() is None:
+                        patience.pause()
+                    return child.returncode
                 before = script.at
                 send = script.feed(output)
                 for at in range(before, script.at):
@@ -183,7 +189,7 @@ def drive(
                         child.stdin.flush()
                     except BrokenPipeError:
                         pass  # it has ended: the rest of its output is still to come
-        except subprocess.TimeoutExpired:
+        except HangError:
             return None
         finally:
             if child.poll() is None:

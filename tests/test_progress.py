@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import progress
 import pytest
-from progress import HangError, Patience, ended, look, tree, wait_until
+from progress import ended, wait_until
+
+from guest import progress
+from guest.progress import HangError, Patience, look, tree
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="this machine has no /proc"
@@ -53,7 +55,7 @@ def start() -> Iterator[Start]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks every 0.05 s, and gives up at the tenth that shows nothing."""
     monkeypatch.setattr(progress, "STILL_LOOKS", 10)
-    monkeypatch.setattr(progress, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(progress, "LOOK_EVERY", 0.05)
 
 
 def goes_on(pid: int, cpu_max: float = 0.7) -> None:
@@ -77,11 +79,11 @@ def test_who_works_does_not(start: Start, impatient: None, code: str) -> None:
 
 
 def test_who_writes_does_not(start: Start, impatient: None) -> None:
-    """Though he sleeps nearly always: what moves is seen."""
+    """Though he sleeps nearly always: what he writes is seen."""
     process = start(WRITES)
     patience = Patience(process.pid)
-    first = look([process.pid]).moved
-    while look([process.pid]).moved < first + 100:
+    first = look([process.pid]).written
+    while look([process.pid]).written < first + 100:
         patience.pause()
 
 
@@ -123,9 +125,8 @@ def test_threads_of_ours_are_waited_for(impatient: None) -> None:
 WATCHED = """
 import subprocess, sys, threading, time
 sys.path.insert(0, {here!r})
-import progress
 from watchdog import Watchdog
-watchdog = Watchdog()
+watchdog = Watchdog(10, 0.05)
 watchdog.begins("this one", False)
 {hangs}
 while not (said := watchdog.said()):
@@ -141,15 +142,11 @@ print(said)
         ("threading.Event().wait()", -6),
     ],
 )
-def test_the_watchdog_ends_what_hangs_and_names_it(tmp_path: Path, hangs: str, status: int) -> None:
+def test_the_watchdog_ends_what_hangs_and_names_it(hangs: str, status: int) -> None:
     """The child, upon which the parent goes on and is told; or else the process itself."""
-    here = Path(__file__).parent
-    for name in ("progress.py", "watchdog.py"):
-        text = (here / name).read_text()
-        text = text.replace("STILL_LOOKS = 120", "STILL_LOOKS = 10")
-        (tmp_path / name).write_text(text.replace("_LOOK_EVERY = 1.0", "_LOOK_EVERY = 0.05"))
+    here = str(Path(__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED.format(here=str(tmp_path), hangs=hangs)],
+        [sys.executable, "-c", WATCHED.format(here=here, hangs=hangs)],
         capture_output=True, text=True, env=os.environ | {"PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
     assert done.returncode == status, done

@@ -1,7 +1,7 @@
 """Watches a process that runs tests, from outside: ends what hangs, and says what it was.
 
 Tests wait without limits of time; this is the one place where a wait is given up, by the
-rule of `progress`. A process of its own, for a thread would not run while another holds the
+rule of `guest.progress`. A process of its own, for a thread would not run while another holds the
 interpreter; and nobody's child, so that it is not among those whom it watches.
 
 When nothing goes on any more, the descendants of the tests' process get SIGABRT, upon which
@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from progress import CPU_MAX, HangError, Patience, tree
+from guest import progress
+from guest.progress import CPU_MAX, LOOK_EVERY, STILL_LOOKS, HangError, Patience, tree
 
 _CPU_MAX_SLOW = 12 * CPU_MAX
 _SLOW, _FAST = "slow", "fast"
@@ -28,16 +29,19 @@ _AFTERWARDS = 60.0  # seconds of processor time that a test may use when it has 
 
 
 class Watchdog:
-    """Of this process. Does nothing where there is no /proc."""
+    """Of this process. Does nothing where there is no /proc.
 
-    def __init__(self) -> None:
+    ``looks`` and ``every``: see `guest.progress`.
+    """
+
+    def __init__(self, looks: int = STILL_LOOKS, every: float = LOOK_EVERY) -> None:
         self._to = self._from = -1
         self._now = b"\n"
         if not Path("/proc/self/task").is_dir():
             return
         reads, self._to = os.pipe()
         self._from, writes = os.pipe()
-        command = [sys.executable, __file__, str(os.getpid())]
+        command = [sys.executable, __file__, *map(str, (os.getpid(), looks, every))]
         subprocess.run(command, check=True, stdin=reads, stdout=writes)
         os.close(reads)
         os.close(writes)
@@ -77,7 +81,7 @@ def watch(root: int) -> None:
     """Until standard input ends: its lines are `Watchdog`'s, and what is said goes to output."""
     name, patience, has_hung = "", Patience(root), False
     while True:
-        if select.select([0], [], [], 1)[0]:
+        if select.select([0], [], [], progress.LOOK_EVERY)[0]:
             data = os.read(0, 1 << 16)
             if not data:
                 return
@@ -104,4 +108,5 @@ def _interfere(root: int, is_again: bool) -> None:
 
 
 if __name__ == "__main__" and os.fork() == 0:
+    progress.STILL_LOOKS, progress.LOOK_EVERY = int(sys.argv[2]), float(sys.argv[3])
     watch(int(sys.argv[1]))

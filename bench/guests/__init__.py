@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from bench.measure import Unmeasurable
 from guest import build
 from guest import elf as elf_file
 from guest.elf import Elf
@@ -20,4 +21,7 @@ def compiled(name: str, kind: build.Kind, suffix: str) -> Elf:
 
 
 def compile_to(name: str, kind: build.Kind, output: Path) -> None:
+    """Raises Unmeasurable without a compiler."""
+    if not build.have_compiler():
+        raise Unmeasurable("no compiler (ziglang)")
     build.build(kind, [HERE / f"{name}.c"], output, output.parent)

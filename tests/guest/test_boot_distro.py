@@ -190,5 +190,5 @@ def test_linux_on_the_public_way() -> None:
     """Where the engine's insides cannot be had: slower, and all there."""
     script = Script([*boot_steps(), Step(PROMPT, b"poweroff -f\n"), Step(b"Power down")])
     command = [sys.executable, "-m", "guest.cli", "boot", "linux", "--hart", "public"]
-    assert drive(script, command, SECONDS) == 0
+    assert drive(script, command) == 0
     assert script.passed, script.missing()

@@ -210,7 +210,7 @@ def test_u_boot_resets() -> None:
             ]
         )
         command = [sys.executable, "-m", "guest.cli", "boot", str(guests.uboot), "--bios", bios]
-        assert drive(script, command, SECONDS) == 0
+        assert drive(script, command) == 0
         assert script.passed, script.missing()
 
 
@@ -226,5 +226,5 @@ def test_linux_reboots() -> None:
         ]
     )
     command = [sys.executable, "-m", "guest.cli", "boot", "linux"]
-    assert drive(script, command, SECONDS) == 0
+    assert drive(script, command) == 0
     assert script.passed, script.missing()
