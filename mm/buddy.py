@@ -112,10 +112,10 @@ class _Request:
 
     __slots__ = ("highest", "migratetype", "owner", "zonelist")
 
-    def __init__(self, gfp: int, zonelist: list[ZoneIndex], mt: MigrateType) -> None:
+    def __init__(self, gfp: int, highest: int, zonelist: list[ZoneIndex], mt: MigrateType) -> None:
         self.zonelist = zonelist
         self.migratetype = mt
-        self.highest = int(gfp_zone(gfp))
+        self.highest = highest
         self.owner = gfp << 32 | _NO_REASON
 
 
@@ -157,8 +157,9 @@ class Buddy(PerCpuLists):
     def _request(self, gfp: int) -> _Request:
         check_gfp(gfp)
         mt = gfp_migratetype(gfp)
-        zonelist = [self._by_number[z.zone_idx] for z in build_zonelist(self.zones, gfp_zone(gfp))]
-        request = _Request(gfp, zonelist, _M if self.mobility_disabled else mt)
+        highest = gfp_zone(gfp, self._by_number)
+        zonelist = [self._by_number[z.zone_idx] for z in build_zonelist(self.zones, highest)]
+        request = _Request(gfp, int(highest), zonelist, _M if self.mobility_disabled else mt)
         self._requests[gfp] = request
         return request
 
@@ -281,10 +282,10 @@ class Buddy(PerCpuLists):
         return freed
 
     def _compact(self, request: _Request, order: int) -> bool:
-        """try_to_compact_pages: whether some zone of the request has such a block now."""
+        """try_to_compact_pages: zone by zone until one has such a block; whether one has."""
         if self.compactor is None:
             return False
-        return any([self.compactor(zone.zone, order) for zone in request.zonelist])
+        return any(self.compactor(zone.zone, order) for zone in request.zonelist)
 
     # many single pages
 
@@ -292,11 +293,13 @@ class Buddy(PerCpuLists):
         """``count`` single frames as runs ``(pfn, count)``, each freeable alone: for 16 and
         more whole blocks first, else those that alloc_page would return without per-CPU
         lists, in that order. None: not enough, and nothing was taken. Raises GfpError,
-        OutOfMemory for __GFP_NOFAIL.
+        OutOfMemory for __GFP_NOFAIL when even the reserves do not do.
         """
         if self.should_fail is not None and self.should_fail(gfp, 0):
             return None
         runs, left = self._alloc_runs(gfp, count)
+        if left > 0 and gfp & GFP_NOFAIL:  # as _nopage: the reserves
+            left = self._take_runs(self._requests[gfp], gfp, ALLOC_NO_WATERMARKS, left, runs)
         if left > 0:
             self.free_page_runs(runs)
             self._nopage(gfp & ~GFP_NOFAIL, 0, self._requests[gfp])
@@ -539,8 +542,15 @@ class Buddy(PerCpuLists):
         return zone
 
     def _check_free(self, pfn: int, order: int) -> ZoneIndex:
-        """free_page_is_bad: the zone of a head that may be freed now; else BadPage."""
+        """The zone of a block that may be freed now; else BadPage. Tails are checked as well."""
         zone = self._check_head(pfn, order)
+        self._free_page_is_bad(pfn)
+        if order:
+            self._check_tails(zone, pfn, order)
+        return zone
+
+    def _free_page_is_bad(self, pfn: int, flags: int = PAGE_FLAGS_CHECK_AT_FREE) -> None:
+        """free_page_is_bad: raise BadPage for a page that is still in use by its looks."""
         i = self.space.page_index(pfn)
         word = self._u64[i + W_TYPE_REF]
         if word & _LOW32 != PAGE_TYPE_NONE:
@@ -548,12 +558,71 @@ class Buddy(PerCpuLists):
             raise self._bad_page(pfn, why)
         if self._u64[i + W_MAPPING]:
             raise self._bad_page(pfn, "non-NULL mapping")
-        if self._u64[i] & PAGE_FLAGS_CHECK_AT_FREE:
+        if self._u64[i] & flags:
             raise self._bad_page(pfn, "PAGE_FLAGS_CHECK_AT_FREE flag(s) set")
-        return zone
+
+    def _check_tails(self, zone: ZoneIndex, pfn: int, order: int) -> None:
+        """free_tail_page_prepare and free_page_is_bad of every tail; BadPage for the first
+        that is not as the block's allocation left it."""
+        u64 = self._u64
+        i = self.space.page_index(pfn)
+        end = pfn + (1 << order)
+        if end > zone.end:
+            raise self._bad_page(pfn, f"a block of order {order} runs out of zone {zone.zone.name}")
+        compound = u64[i] & PG_HEAD
+        if compound and u64[i + PAGE_WORDS] & 0xFF != order:
+            raise self._bad_page(pfn + 1, "the first tail of a compound page holds another order")
+        link = self.space.page_va(pfn) | 1 if compound else 0
+        for tail in range(pfn + 1, end):
+            i += PAGE_WORDS
+            if compound and not u64[i + W_LRU_NEXT] & 1:
+                raise self._bad_page(tail, "PageTail not set")
+            if compound and u64[i + W_LRU_NEXT] != link:
+                raise self._bad_page(tail, "compound_head not consistent")
+            if not compound and u64[i + W_LRU_NEXT] & 1:
+                raise self._bad_page(tail, "it is a tail of a compound page")
+            if u64[i + W_TYPE_REF] >> 32:
+                raise self._bad_page(tail, "nonzero _refcount")
+            order_byte = 0xFF if compound and tail == pfn + 1 else 0
+            self._free_page_is_bad(tail, PAGE_FLAGS_CHECK_AT_FREE & ~order_byte)
+
+    def _tails_plain(self, zone: ZoneIndex, i: int, order: int) -> bool:
+        """Whether the tails of the block at word ``i`` are just as they were allocated."""
+        u64 = self._u64
+        first, end, count = i + PAGE_WORDS, i + (PAGE_WORDS << order), (1 << order) - 1
+        if end > len(u64):
+            return False
+        link = flags = 0
+        if u64[i] & PG_HEAD:
+            link = self.space.page_va(self._start + ((i - self._memmap) >> 3)) | 1
+            flags = order
+        if u64[first] != zone.flags | flags:
+            return False
+        return all(
+            u64[start:end:PAGE_WORDS].tobytes() == _repeat(value, n).obj
+            for start, value, n in (
+                (first + W_TYPE_REF, TAIL_WORD, count),
+                (first + W_LRU_NEXT, link, count),
+                (first + W_MAPPING, 0, count),
+                (first + PAGE_WORDS, zone.flags, count - 1),
+            )
+            if n
+        )
+
+    def _clear_flags(self, zone: ZoneIndex, pfn: int, order: int) -> None:
+        """The end of free_pages_prepare: of the flags of a block's pages only the zone stays
+        (and what makes it a compound page, which is undone by whoever lists it)."""
+        u64 = self._u64
+        i = self.space.page_index(pfn)
+        compound = order and u64[i] & PG_HEAD
+        end = i + (PAGE_WORDS << order)
+        u64[i:end:PAGE_WORDS] = _repeat(zone.flags, 1 << order)
+        if compound:
+            u64[i] |= PG_HEAD
+            u64[i + PAGE_WORDS] |= order
 
     def _plain_zone(self, pfn: int, order: int) -> ZoneIndex | None:
-        """The zone of a head that may be freed at a glance, None if it needs a closer look."""
+        """The zone of a block that may be freed at a glance, None if it needs a closer look."""
         if not self._start <= pfn < self.space.end_pfn:
             return None
         u64 = self._u64
@@ -567,16 +636,23 @@ class Buddy(PerCpuLists):
         ):
             return None
         zone = self._by_number.get(flags >> ZONES_PGSHIFT & ZONES_MASK)
-        if zone is None or flags & ~PG_HEAD != zone.flags or not zone.start <= pfn < zone.end:
+        if zone is None or not zone.start <= pfn < zone.end:
             return None
-        return zone
+        if order:
+            plain = flags & ~PG_HEAD == zone.flags and self._tails_plain(zone, i, order)
+        else:
+            plain = flags == zone.flags
+        return zone if plain else None
 
     def free_pages(self, pfn: int, order: int) -> None:
         """``__free_pages``: drop the reference of alloc_pages; the last one frees the block.
 
-        Raises BadPage, nothing changed, when no block of that order was allocated at
-        ``pfn`` (free already, a tail, reserved, foreign), or when it is still in use
-        (mapped, typed, locked); the report is in the kernel's messages too.
+        While others hold the head of a block that is not compound, its tails, which nobody
+        can hold, are freed, and the head is a single page from then on. Raises BadPage,
+        nothing changed, when no block of that order was allocated at ``pfn`` (free already, a
+        tail, reserved, foreign), or when one of its pages is still in use (mapped, typed,
+        locked, a tail with a reference); the report is in the kernel's messages too. Other
+        flags do not matter and are cleared.
         """
         self._put_page(pfn, order, True)
 
@@ -585,10 +661,13 @@ class Buddy(PerCpuLists):
         if zone is None:
             i = self.space.page_index(pfn)
             if self.space.pfn_valid(pfn) and self._u64[i + W_TYPE_REF] >> 32 > 1:
-                self._check_head(pfn, order)
+                zone = self._check_head(pfn, order)
+                if order and not self._u64[i] & PG_HEAD:
+                    self._free_tails(zone, pfn, order)
                 self._u64[i + W_TYPE_REF] -= 1 << 32
                 return
             zone = self._check_free(pfn, order)
+            self._clear_flags(zone, pfn, order)
         if self._debug:
             self._debug_free(pfn, 1 << order)
         if pcp and order <= PAGE_ALLOC_COSTLY_ORDER and self._u64[zone.pcp_batch]:
@@ -597,6 +676,21 @@ class Buddy(PerCpuLists):
             return
         self._release(zone, pfn, 1 << order)
         self._free_one_page(zone, pfn, order, self._list_type(pfn))
+
+    def _free_tails(self, zone: ZoneIndex, pfn: int, order: int) -> None:
+        """Free all but the head of a block that is not compound: as blocks, the upper half
+        first (the loop of ___free_pages)."""
+        self._check_tails(zone, pfn, order)
+        i = self.space.page_index(pfn)
+        owner = self._u64[i + W_OWNER] & ~0xFFFF
+        self._u64[i + W_OWNER] = owner
+        if self.page_owner:
+            self.page_owner.split_page_owner(pfn, 1)
+        for half in reversed(range(order)):
+            at = i + (PAGE_WORDS << half)
+            self._u64[at + W_TYPE_REF] = ALLOCATED_WORD
+            self._u64[at + W_OWNER] = owner | half
+            self._put_page(pfn + (1 << half), half, True)
 
     def _release(self, zone: ZoneIndex, pfn: int, count: int) -> None:
         i = self._memmap + ((pfn - self._start) << 3)

@@ -6,6 +6,7 @@ total: a combination without a meaning raises GfpError and names the flags at fa
 
 from __future__ import annotations
 
+from collections.abc import Container
 from enum import IntEnum
 
 from mm.errors import GfpError
@@ -138,20 +139,25 @@ def format_gfp(gfp: int) -> str:
     return "|".join(names)
 
 
-def gfp_zone(gfp: int) -> ZoneType:
+def gfp_zone(gfp: int, configured: Container[int] = tuple(ZoneType)) -> ZoneType:
     """The highest zone that may satisfy ``gfp`` (Linux's gfp_zone).
 
-    Raises GfpError when more than one of DMA, HIGHMEM and DMA32 is asked for.
+    DMA, DMA32 and HighMem stand for Normal on a machine whose zones, ``configured``, are
+    without them (OPT_ZONE_DMA and its like). Raises GfpError when more than one of the three
+    is asked for.
     """
     names = [n for n, b in _COMPOSITES[-3:] if gfp & b]
     if len(names) > 1:
         raise GfpError(f"gfp {gfp:#x}: {' and '.join(names)} exclude each other")
-    if gfp & __GFP_HIGHMEM:
-        return ZoneType.MOVABLE if gfp & __GFP_MOVABLE else ZoneType.HIGHMEM
-    if gfp & __GFP_DMA:
-        return ZoneType.DMA
-    if gfp & __GFP_DMA32:
-        return ZoneType.DMA32
+    if gfp & __GFP_HIGHMEM and gfp & __GFP_MOVABLE:
+        return ZoneType.MOVABLE
+    for bit, zone in (
+        (__GFP_HIGHMEM, ZoneType.HIGHMEM),
+        (__GFP_DMA, ZoneType.DMA),
+        (__GFP_DMA32, ZoneType.DMA32),
+    ):
+        if gfp & bit:
+            return zone if zone in configured else ZoneType.NORMAL
     return ZoneType.NORMAL
 
 

@@ -34,7 +34,7 @@ MIGRATE_REASONS = ("compaction",)
 MR_COMPACTION = 0
 _STACK_DEPTH = 12
 _ALLOCATOR = frozenset(
-    ("mm.buddy", "mm.pcp", "mm.free_area", "mm.page_owner", "mm.page_debug", "mm.vmscan")
+    ("mm.buddy", "mm.pcp", "mm.free_area", "mm.page_owner", "mm.page_poison", "mm.vmscan")
 )
 
 

@@ -22,7 +22,7 @@ first tail word 0 |= o. With __GFP_ZERO the frames are cleared.
 
 | push a block of order o <= 3 | |
 |---|---|
-| checks, else trap | word 6 == 0x1ffffffff, word 7 & 0xffff == o, word 3 == 0, bit 0 of word 1 clear, word 0 == zone->flags (or with PG_head), ``pcp->count + (1 << o) < pcp->high`` |
+| checks, else trap | word 6 == 0x1ffffffff, word 7 & 0xffff == o, word 3 == 0, bit 0 of word 1 clear, word 0 == zone->flags (or with PG_head), ``pcp->count + (1 << o) < pcp->high``; of each tail word 6 == 0xffffffff, words 1 and 3 == 0, word 0 == zone->flags (compound: see above) |
 | list | ``pcp->lists[3 * o + mt]``, mt = pageblock byte ^ 1 (above 2: trap) |
 | struct page | words 3, 4, 5 = 0, word 6 = 0xffffffff (_refcount 0) |
 | if PG_head | word 0 = zone->flags; each tail: words 0 = zone->flags, 1 = 0 |

@@ -53,6 +53,7 @@ from mm.gfp import (
     GFP_DMA32,
     GFP_HIGHMEM,
     GFP_KERNEL,
+    GFP_NOFAIL,
     GFP_ZERO,
 )
 from mm.kmalloc import Kmalloc
@@ -322,16 +323,24 @@ class Vmalloc:
 
         The guard page must fit too. ``flags``: VM_ALLOW_HUGE_VMAP rounds sizes from 2 MiB
         on up to 2 MiB and maps such pages, if there are any. ``caller`` is what vmallocinfo
-        shows (default: the calling function). None without memory or without addresses.
-        Raises ValueError for a size of 0 or a bad protection, GfpError. Linux:
-        __vmalloc_node_range.
+        shows (default: the calling function). None without memory or without addresses, for
+        __GFP_NOFAIL OutOfMemory. Raises ValueError for a size of 0 or a bad protection,
+        GfpError. Linux: __vmalloc_node_range.
         """
         if size <= 0:
             raise ValueError(f"vmalloc of {size} bytes")
         self.pgtable.check_prot(self.init_mm, prot)
         caller = caller or _caller()
-        if -(-size // PAGE_SIZE) > sum(zone.managed_pages for zone in self.buddy.zones):
-            return None
+        va = None
+        if -(-size // PAGE_SIZE) <= sum(zone.managed_pages for zone in self.buddy.zones):
+            va = self._vmalloc_any_order(size, start, end, gfp, prot, flags, caller)
+        if va is None and gfp & GFP_NOFAIL:
+            raise OutOfMemory(f"__GFP_NOFAIL of vmalloc, {size} bytes: they are not there")
+        return va
+
+    def _vmalloc_any_order(
+        self, size: int, start: int, end: int, gfp: int, prot: int, flags: int, caller: str
+    ) -> int | None:
         if not gfp & (GFP_DMA | GFP_DMA32):
             gfp |= GFP_HIGHMEM
         if flags & VM_ALLOW_HUGE_VMAP and size >= PMD_SIZE and prot == PAGE_KERNEL:

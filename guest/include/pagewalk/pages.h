@@ -62,6 +62,11 @@ static inline int pcp_push(struct zone *zone, struct page *page, unsigned int or
                  word[1] & 1 || word[0] != zone_flags ||
                  pcp->count + (1ul << order) >= pcp->high))
         return 0;
+    for (unsigned int tail = 1; tail < 1u << order; tail++) {
+        uint64_t *of = word + 8 * tail;
+        if (unlikely(of[6] != PAGE_LISTED || of[0] != zone_flags || of[1] || of[3]))
+            return 0; /* the kernel has a closer look, and reports what it finds */
+    }
     unsigned long block = (pfn >> pageblock_order) - (vmcore->start_pfn >> pageblock_order);
     unsigned int type = vmcore->pageblock_flags[block] ^ 1;
     if (unlikely(type >= MIGRATE_PCPTYPES))
