@@ -7,11 +7,12 @@
 | to 4 MiB | a compound page of the least order that holds it |
 | above | never |
 
-Powers of two are aligned to their size. The 13 pointers to the caches lie in vmcoreinfo,
-and 13 more to those of DMA memory (dma-kmalloc-8 ...) on a machine with a DMA zone, which
-GFP_DMA selects; without one it means nothing here. SLOB has no caches for kmalloc: there
-the pointers are NULL, and each object carries its size in front of it (see slob.py).
-Source: Linux mm/slab_common.c.
+Objects are aligned to the largest power of two that divides the size of their class, with
+slub_debug too: powers of two to their size, kmalloc-96 to 32, kmalloc-192 to 64. The 13
+pointers to the caches lie in vmcoreinfo, and 13 more to those of DMA memory (dma-kmalloc-8
+...) on a machine with a DMA zone, which GFP_DMA selects; without one it means nothing here.
+SLOB has no caches for kmalloc: there the pointers are NULL, and each object carries its size
+in front of it (see slob.py). Source: Linux mm/slab_common.c.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def kmalloc_index(size: int) -> int:
         if size <= limit:
             return i
     raise ValueError(f"{size} bytes are no size class of kmalloc")
+
+
+def kmalloc_align(size: int) -> int:
+    """The alignment of the objects of a size class: the largest power of two that divides it."""
+    return size & -size
 
 
 def kmalloc_name(size: int) -> str:
@@ -85,9 +91,8 @@ class Kmalloc:
                 types.append((self._dma_pointers, "dma-", SLAB_KMALLOC | SLAB_CACHE_DMA))
             for pointers, prefix, flags in types:
                 for i, size in enumerate(KMALLOC_SIZES):
-                    align = size if size & (size - 1) == 0 else 0
                     cache = self.slab.create(
-                        prefix + kmalloc_name(size), size, min(align, PAGE_SIZE), flags
+                        prefix + kmalloc_name(size), size, kmalloc_align(size), flags
                     )
                     pointers[i] = cache.va
         self.load()
@@ -163,6 +168,10 @@ class Kmalloc:
         """An allocation of ``size`` bytes with the contents of the one at ``va``, which is
         gone unless it is the same; None without memory: then ``va`` is as it was.
 
+        With __GFP_ZERO all that was not asked for before is zero, if every call for this
+        allocation had the flag: where the old size is not recorded (it is with slub_debug=U)
+        all of the object counts as asked for, but for what krealloc itself gave up.
+
         0 as ``va`` is kmalloc, 0 as ``size`` is kfree. Raises BadFree, GfpError, ValueError.
         """
         if size < 0:
@@ -170,14 +179,36 @@ class Kmalloc:
         if size == 0:
             self.kfree(va)
             return ZERO_SIZE_PTR
-        old = self.ksize(va)
-        if va not in (0, ZERO_SIZE_PTR) and old >= size:
+        if va in (0, ZERO_SIZE_PTR):
+            return self.kmalloc(size, gfp)
+        old, asked = self._sizes_of(va)
+        if old >= size:
+            self._krealloc_in_place(va, old, asked, size, gfp)
             return va
         new = self.kmalloc(size, gfp)
-        if new is not None and old:
-            self.ram.write(self.space.pa(new), self.ram.read(self.space.pa(va), old))
+        if new is not None:
+            self.ram.write(self.space.pa(new), self.ram.read(self.space.pa(va), asked))
             self.kfree(va)
         return new
+
+    def _sizes_of(self, va: int) -> tuple[int, int]:
+        """(bytes that fit, bytes that were asked for) of a live allocation: they are the same
+        where the latter are not recorded. Raises BadFree."""
+        cache = self.slab.cache_of(va)
+        if cache is None:
+            size = self.ksize(va)
+            return size, size
+        cache.check_object(va)
+        return cache.object_size, cache.orig_size(va)
+
+    def _krealloc_in_place(self, va: int, old: int, asked: int, size: int, gfp: int) -> None:
+        """An object that holds ``old`` bytes is of ``size`` bytes from now on (__do_krealloc)."""
+        if gfp & GFP_ZERO:
+            start, end = (asked, size) if asked < size else (size, old)
+            self.ram.fill(self.space.pa(va) + start, end - start)
+        cache = self.slab.cache_of(va)
+        if cache is not None:
+            cache.set_orig_size(va, size)
 
     def _large(self, va: int) -> tuple[int, int]:
         """``(pfn, order)`` of a large allocation that starts at ``va``. Raises BadFree."""

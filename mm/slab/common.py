@@ -11,7 +11,9 @@ kmem_cache structs are objects of the first cache, ``kmem_cache``, which allocat
 constructor, the same flags, less than a word of difference; ``refcount`` counts the users.
 
 Constructors and destructors are Python's and not in RAM: after ``attach`` they are given
-again with ``set_ctor``. Source: Linux mm/slab_common.c.
+again with ``set_ctor``. Until then what needs one raises SlabError and changes nothing: a new
+slab the constructor; shrinking and destroying a cache the destructor, for which slabs that
+become empty wait. Source: Linux mm/slab_common.c.
 """
 
 from __future__ import annotations
@@ -40,12 +42,14 @@ from mm.slab.flags import (
     DEBUG_DEFAULT_FLAGS,
     GFP_SLAB_BUG_MASK,
     GFP_SLAB_MASK,
+    KMALLOC_MAX_CACHE_SIZE,
     KMALLOC_MAX_SIZE,
     MAX_CACHES,
     SLAB_CACHE_DMA,
     SLAB_CACHE_DMA32,
     SLAB_FLAGS,
     SLAB_HWCACHE_ALIGN,
+    SLAB_KMALLOC,
     SLAB_MERGE_SAME,
     SLAB_NEVER_MERGE,
     SLAB_NO_MERGE,
@@ -387,6 +391,13 @@ class KmemCache(ABC):
         """ksize of an object: from now on all of that is its user's."""
         return self.object_size
 
+    def orig_size(self, va: int) -> int:
+        """The bytes that kmalloc was asked for: object_size where that is not recorded."""
+        return self.object_size
+
+    def set_orig_size(self, va: int, size: int) -> None:  # noqa: B027
+        """krealloc: from now on ``size`` bytes of the object at ``va`` are its user's."""
+
     @abstractmethod
     def object_info(self, va: int, pfn: int) -> ObjectInfo:
         """kmem_obj_info for an address in the slab at ``pfn``."""
@@ -422,10 +433,7 @@ class KmemCache(ABC):
     def _free_slab_page(self, i: int) -> None:
         """Back to an ordinary block, which is what the buddy gave, and to the buddy."""
         u64, order = self._u64, self.allocator.slab_order(i)
-        dtor = self.allocator.dtors.get(self.va)
-        if dtor is not None:
-            for va in self._objects_of(i):
-                dtor(va)
+        self._run_dtor(self._objects_of(i))
         u64[i + W_SLAB_CACHE] = u64[i + W_FREELIST] = u64[i + W_COUNTERS] = 0
         u64[i + W_SLAB_CACHE + 1] = u64[i + W_SLAB_CACHE + 2] = 0
         u64[i + W_TYPE_REF] = ALLOCATED_WORD
@@ -436,13 +444,40 @@ class KmemCache(ABC):
         """The VAs of all objects of a slab, free or not."""
         return ()
 
+    def _need_ctor(self) -> Constructor | None:
+        """The cache's constructor, None if it has none. Raises SlabError for one that an
+        attached kernel was not given: to be called before anything is changed."""
+        if not self.struct.ctor:
+            return None
+        ctor = self.allocator.ctors.get(self.va)
+        if ctor is None:
+            raise SlabError(f"cache {self.name}: its constructor was not given to attach")
+        return ctor
+
+    def _need_dtor(self) -> Constructor | None:
+        """As _need_ctor, of the destructor."""
+        if not self.struct.dtor:
+            return None
+        dtor = self.allocator.dtors.get(self.va)
+        if dtor is None:
+            raise SlabError(f"cache {self.name}: its destructor was not given to attach")
+        return dtor
+
+    def _keeps_slabs(self) -> bool:
+        """Whether empty slabs stay, as nobody knows how to destruct their objects (yet)."""
+        return bool(self.struct.dtor) and self.va not in self.allocator.dtors
+
     def _run_ctor(self, objects: Iterable[int]) -> None:
-        if self.struct.ctor:
-            ctor = self.allocator.ctors.get(self.va)
-            if ctor is None:
-                raise SlabError(f"cache {self.name}: its constructor was not given to attach")
+        ctor = self._need_ctor()
+        if ctor is not None:
             for va in objects:
                 ctor(va)
+
+    def _run_dtor(self, objects: Iterable[int]) -> None:
+        dtor = self._need_dtor()
+        if dtor is not None:
+            for va in objects:
+                dtor(va)
 
     def _pfn(self, i: int) -> int:
         return self._space.start_pfn + ((i - self._memmap) >> 3)
@@ -688,7 +723,8 @@ class SlabAllocator(ABC):
             raise ValueError(f"cache name {name!r}: 1 to 31 ASCII characters")
         if not 1 <= object_size <= KMALLOC_MAX_SIZE:
             raise ValueError(f"cache {name}: object size {object_size} is not 1 to 4 MiB")
-        if align < 0 or align & (align - 1) or align > PAGE_SIZE:
+        most = PAGE_SIZE if not flags & SLAB_KMALLOC else KMALLOC_MAX_CACHE_SIZE
+        if align < 0 or align & (align - 1) or align > most:
             raise ValueError(f"cache {name}: alignment {align} is no power of two up to a page")
         if flags & ~SLAB_FLAGS:
             raise ValueError(f"cache {name}: unknown flags {flags & ~SLAB_FLAGS:#x}")

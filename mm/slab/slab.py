@@ -216,6 +216,7 @@ class SlabCache(KmemCache):
 
     def _grow(self, gfp: int) -> int | None:
         """cache_grow_begin: a new slab, on no list."""
+        self._need_ctor()
         i = self._alloc_slab_page(gfp, self._order)
         if i is None:
             return None
@@ -359,6 +360,8 @@ class SlabCache(KmemCache):
     def _trim(self, limit: int) -> int:
         """Free slabs while there are more than ``limit`` free objects; how many went."""
         u64, node = self._u64, self._index + W_FREE_OBJECTS
+        if self._keeps_slabs():
+            return 0
         gone = []
         while u64[node] > limit and not self._lists.empty(self._free_slabs):
             last = u64[self._space.index(self._free_slabs) + 1]
@@ -640,6 +643,7 @@ class SlabCache(KmemCache):
             self._free_block(self._u64[self._ac] & _LOW32)
 
     def shrink(self) -> int:
+        self._need_dtor()
         before = self.nr_slabs
         self.flush()
         self._trim(0)

@@ -83,6 +83,7 @@ class SlobCache(KmemCache):
 
     def _alloc(self, gfp: int, orig_size: int) -> int | None:
         slob = self.allocator
+        self._need_ctor()
         gfp = gfp & GFP_SLAB_MASK | self.struct.allocflags
         if self._size < PAGE_SIZE:
             va = slob.alloc(self._size, gfp, self.struct.align, 0)
@@ -118,9 +119,7 @@ class SlobCache(KmemCache):
         i = self._find(va)
         if not self._u64[self._index + W_TOTAL_OBJECTS]:
             raise BadFree(va, f"cache {self.name} has no objects in use")
-        dtor = slob.dtors.get(self.va)
-        if dtor is not None:
-            dtor(va)
+        self._run_dtor((va,))
         if self._size < PAGE_SIZE:
             slob.free_block(i, va, self._size)
         else:
@@ -130,6 +129,7 @@ class SlobCache(KmemCache):
             slob.kmemleak.free(va)
 
     def shrink(self) -> int:
+        self._need_dtor()
         return 0
 
     def live_objects(self) -> list[int]:

@@ -266,6 +266,7 @@ class SlubCache(KmemCache):
 
     def _new_slab(self, gfp: int) -> int | None:
         """A slab with every object on its freelist, on no list: its index (allocate_slab)."""
+        self._need_ctor()
         order = self._order
         least = self.struct.min >> OO_SHIFT
         if order > least:  # worth a try, not worth any effort
@@ -299,6 +300,10 @@ class SlubCache(KmemCache):
         self._account(1, count)
         self._run_ctor(range(first, first + count * size, size))
         return i
+
+    def _enough_partial(self) -> bool:
+        """Whether one more slab that is empty should go back to the page allocator."""
+        return self._u64[self._nr_partial] >= self._min_partial and not self._keeps_slabs()
 
     def _discard_slab(self, i: int) -> None:
         counters = self._u64[i + W_COUNTERS]
@@ -395,7 +400,7 @@ class SlubCache(KmemCache):
         discard = []
         for i in self._cpu_partial_list(page_va):
             u64[i + W_NEXT] = u64[i + W_SLABS] = 0
-            if not u64[i + W_COUNTERS] & 0xFFFF and u64[self._nr_partial] >= self._min_partial:
+            if not u64[i + W_COUNTERS] & 0xFFFF and self._enough_partial():
                 discard.append(i)
             else:
                 self._add_partial(i, tail=True)
@@ -413,7 +418,7 @@ class SlubCache(KmemCache):
             self._set(free[-1], own)
             u64[i + W_FREELIST] = freelist
         u64[i + W_COUNTERS] = counters
-        if not counters & 0xFFFF and u64[self._nr_partial] >= self._min_partial:
+        if not counters & 0xFFFF and self._enough_partial():
             self._discard_slab(i)
         elif u64[i + W_FREELIST]:
             self._add_partial(i, tail=bool(own))
@@ -638,11 +643,7 @@ class SlubCache(KmemCache):
         u64[i + W_COUNTERS] = counters
         if not prior:
             self._put_cpu_partial(i, drain=True)
-        elif (
-            not counters & 0xFFFF
-            and u64[i] & PG_WORKINGSET
-            and u64[self._nr_partial] >= self._min_partial
-        ):
+        elif not counters & 0xFFFF and u64[i] & PG_WORKINGSET and self._enough_partial():
             self._remove_partial(i)
             self._discard_slab(i)
 
@@ -659,7 +660,7 @@ class SlubCache(KmemCache):
         self._set(va, prior)
         u64[i + W_FREELIST] = va
         u64[i + W_COUNTERS] = counters
-        empty = not counters & 0xFFFF and u64[self._nr_partial] >= self._min_partial
+        empty = not counters & 0xFFFF and self._enough_partial()
         if not prior:
             self._remove_full(i)
             if not empty:
@@ -805,6 +806,7 @@ class SlubCache(KmemCache):
     # the rest of the interface
 
     def shrink(self) -> int:
+        self._need_dtor()
         before = self.nr_slabs
         self.flush()
         promote: list[list[int]] = [[] for _ in range(SHRINK_PROMOTE_MAX)]
@@ -871,6 +873,12 @@ class SlubCache(KmemCache):
         if self._debug:
             self.allocator.debugger.skip_orig_size_check(self, va)
         return self.struct.object_size
+
+    def orig_size(self, va: int) -> int:
+        return self.allocator.debugger.orig_size(self, va)
+
+    def set_orig_size(self, va: int, size: int) -> None:
+        self.allocator.debugger.krealloc(self, va, size)
 
     def object_info(self, va: int, pfn: int) -> ObjectInfo:
         i = self._space.page_index(pfn)

@@ -90,7 +90,8 @@ class SlubDebug:
     def _orig_size_pa(self, s: SlubCache, va: int) -> int:
         return self._pa(va + self._info_end(s)) + 2 * Track.SIZE
 
-    def _orig_size(self, s: SlubCache, va: int) -> int:
+    def orig_size(self, s: SlubCache, va: int) -> int:
+        """The bytes that kmalloc was asked for, object_size where that is not recorded."""
         object_size: int = s.struct.object_size
         if not self._has_orig_size(s):
             return object_size
@@ -104,6 +105,13 @@ class SlubDebug:
         """After ksize all of the object is its user's: no red zone in it any more."""
         if self._has_orig_size(s):
             self._set_orig_size(s, va, s.struct.object_size)
+
+    def krealloc(self, s: SlubCache, va: int, size: int) -> None:
+        """The object is of ``size`` bytes now, and what is behind them is red zone."""
+        if self._has_orig_size(s):
+            self._set_orig_size(s, va, size)
+            if s._flags & SLAB_RED_ZONE and size < s.struct.object_size:
+                self.ram.fill(self._pa(va) + size, s.struct.object_size - size, SLUB_RED_ACTIVE)
 
     def _tail_start(self, s: SlubCache) -> int:
         """Offset of the padding behind all metadata (check_pad_bytes)."""
@@ -147,7 +155,7 @@ class SlubDebug:
         if s._flags & SLAB_RED_ZONE:
             self.ram.fill(pa - s._left, s._left, value)
             if value == SLUB_RED_ACTIVE:
-                size = self._orig_size(s, va)
+                size = self.orig_size(s, va)
         if s._flags & OBJECT_POISON and size:
             self.ram.fill(pa, size - 1, POISON_FREE)
             self.ram.write8(pa + size - 1, POISON_END)
@@ -255,7 +263,7 @@ class SlubDebug:
             good &= self._check_bytes(s, i, "Left Redzone", va - s._left, value, s._left)
             good &= self._check_bytes(s, i, "Right Redzone", va + size, value, inuse - size)
             if value == SLUB_RED_ACTIVE:
-                orig = self._orig_size(s, va)
+                orig = self.orig_size(s, va)
                 good &= self._check_bytes(s, i, "kmalloc Redzone", va + orig, value, size - orig)
         elif s._flags & SLAB_POISON:
             good &= self._check_bytes(
