@@ -75,6 +75,16 @@ def vm_get_page_prot(vm_flags: int) -> int:
     raise ValueError("a mapping without any access needs no memory")
 
 
+def _alike(low: VmArea, high: VmArea) -> bool:
+    """Whether two VMAs that touch could be one (is_mergeable_vma)."""
+    pages = (low.vm_end - low.vm_start) >> PAGE_SHIFT
+    return (
+        low.vm_flags == high.vm_flags
+        and low.vm_pgoff + pages == high.vm_pgoff
+        and low.name == high.name
+    )
+
+
 @dataclass
 class _Index:
     starts: list[int]
@@ -110,6 +120,7 @@ class AddressSpaces:
         self.mmlist = mmlist
         self._asid_next = asid_next
         self._index: dict[int, _Index] = {}  # derived, by PA of the mm
+        self._asids: set[int] | None = None  # derived
 
     # address spaces
 
@@ -120,12 +131,20 @@ class AddressSpaces:
             for link in self.lists.walk(self.mmlist, MAX_MMS)
         ]
 
+    def _used_asids(self) -> set[int]:
+        """The ASIDs that are given out: read off the mm list once, then kept up to date, so
+        that one more address space costs the same however many there are."""
+        if self._asids is None:
+            self._asids = {mm.asid for mm in self.mms()}
+        return self._asids
+
     def _alloc_asid(self) -> int:
         """A free ASID, 1 to 65535, taken in turn; 0 is the kernel's. OutOfMemory: all taken."""
-        used = {mm.asid for mm in self.mms()}
+        used = self._used_asids()
         asid = self._asid_next[0] or 1
         for _ in range(SATP_ASID_MASK):
             if asid not in used:
+                used.add(asid)
                 self._asid_next[0] = asid % SATP_ASID_MASK + 1
                 return asid
             asid = asid % SATP_ASID_MASK + 1
@@ -141,6 +160,7 @@ class AddressSpaces:
             mm.asid = self._alloc_asid()
             self.pgtable.pgd_alloc(mm)
         except OutOfMemory:
+            self._used_asids().discard(mm.asid)
             self.mm_cache.free(va)
             raise
         self.lists.init(va + _VMAS)
@@ -163,6 +183,7 @@ class AddressSpaces:
         self.hart.flush_tlb_mm(mm.asid)
         self.pgtable.pgd_free(mm)
         self._index.pop(mm.pa, None)
+        self._used_asids().discard(mm.asid)
         self.mm_cache.free(va)
 
     # VMAs
@@ -201,9 +222,10 @@ class AddressSpaces:
     ) -> VmArea:
         """Map zeroed memory at ``[start, start + size)``: a VMA, its frames, its PTEs.
 
-        ``name`` is what maps shows ("[heap]", a file). Raises VmaError when it overlaps a
-        VMA or there are too many, OutOfMemory (nothing changed), ValueError for a range
-        outside of user space, a bad alignment or W with X.
+        ``name`` is what maps shows ("[heap]", a file). The VMA that holds the range: neighbours
+        with the same access and name become one with it (vma_merge). Raises VmaError when it
+        overlaps a VMA or there are too many, OutOfMemory (nothing changed), ValueError for a
+        range outside of user space, a bad alignment or W with X.
         """
         prot = vm_get_page_prot(vm_flags)
         end = self.pgtable.check_range(mm, start, size)
@@ -238,7 +260,8 @@ class AddressSpaces:
         vma.name = name
         self._insert(mm, vma)
         mm.total_vm += pages
-        return vma
+        self._merge(mm, start, end)
+        return self._load(mm).vmas[bisect_right(index.starts, start) - 1]
 
     def _insert(self, mm: MmStruct, vma: VmArea) -> None:
         index = self._load(mm)
@@ -258,9 +281,7 @@ class AddressSpaces:
         index = self._load(mm)
         i = bisect_left(index.starts, vma.vm_start)
         del index.starts[i], index.vmas[i]
-        self.lists.delete(self.space.va(vma.pa))
-        self.vma_cache.free(self.space.va(vma.pa))
-        mm.map_count -= 1
+        self._free_vma(mm, vma)
         mm.total_vm -= size >> PAGE_SHIFT
 
     def _split(self, mm: MmStruct, vma: VmArea, at: int) -> VmArea:
@@ -276,12 +297,35 @@ class AddressSpaces:
         self._insert(mm, upper)
         return upper
 
+    def _merge(self, mm: MmStruct, start: int, end: int) -> None:
+        """vma_merge: make one of alike neighbours, for every border in ``[start, end]``."""
+        index = self._load(mm)
+        first = max(bisect_left(index.starts, start), 1)
+        for i in reversed(range(first, bisect_right(index.starts, end))):
+            low, high = index.vmas[i - 1], index.vmas[i]
+            if low.vm_end != high.vm_start or not _alike(low, high):
+                continue
+            low.vm_end = high.vm_end
+            del index.starts[i], index.vmas[i]
+            self._free_vma(mm, high)
+
+    def _free_vma(self, mm: MmStruct, vma: VmArea) -> None:
+        """Off the list, and its struct back to the cache; the index is the caller's."""
+        self.lists.delete(self.space.va(vma.pa))
+        self.vma_cache.free(self.space.va(vma.pa))
+        mm.map_count -= 1
+
     def _isolate(self, mm: MmStruct, start: int, end: int) -> list[VmArea]:
-        """The VMAs that make up what is mapped in ``[start, end)``, cut to that range."""
-        for edge in (start, end):
-            vma = self.vma_lookup(mm, edge)
-            if vma is not None and vma.vm_start < edge:
-                self._split(mm, vma, edge)
+        """The VMAs that make up what is mapped in ``[start, end)``, cut to that range; all or
+        none are cut (OutOfMemory)."""
+        try:
+            for edge in (start, end):
+                vma = self.vma_lookup(mm, edge)
+                if vma is not None and vma.vm_start < edge:
+                    self._split(mm, vma, edge)
+        except OutOfMemory:
+            self._merge(mm, start, start)
+            raise
         index = self._load(mm)
         low, high = bisect_left(index.starts, start), bisect_left(index.starts, end)
         return index.vmas[low:high]
@@ -298,7 +342,8 @@ class AddressSpaces:
     def mprotect(self, mm: MmStruct, start: int, size: int, vm_flags: int) -> None:
         """Change the access of ``[start, start + size)``, all of which must be mapped.
 
-        Raises VmaError for a hole, ValueError for a bad range or W with X, OutOfMemory.
+        VMAs are cut where access changes, and merged where it no longer does. Raises VmaError
+        for a hole, ValueError for a bad range or W with X, OutOfMemory.
         """
         prot = vm_get_page_prot(vm_flags)
         end = self.pgtable.check_range(mm, start, size)
@@ -313,3 +358,4 @@ class AddressSpaces:
         for vma in parts:
             vma.vm_flags = vma.vm_flags & ~_VM_ACCESS | vm_flags & _VM_ACCESS
             vma.vm_page_prot = prot
+        self._merge(mm, start, end)
