@@ -83,6 +83,8 @@ class Hart:
         # Called at a `wfi` with nothing pending: waits until the event is set, or returns
         # False when nothing can ever set it.
         self.idle: Callable[[threading.Event], bool] = threading.Event.is_set
+        # Called at the start of each run, before the first instruction.
+        self.before_run: Callable[[], None] = lambda: None
         self.wake = threading.Event()
         self._thread = 0
         self._stop: Stop | None = None
@@ -574,6 +576,10 @@ class Hart:
             time.sleep(_ASK_AGAIN)
             inside.emu_stop(self.uc)
 
+    def stop_wanted(self) -> bool:
+        """Whether somebody waits for the run to stop: for callbacks that take long."""
+        return self._stop_asked
+
     def call_soon(self, task: Callable[[], Stop | None]) -> None:
         """From a callback: stop at the next block and call ``task`` outside of the engine."""
         if self._stepping_over:
@@ -625,6 +631,7 @@ class Hart:
         for word in (words.PC, words.MEPC, words.SEPC):  # whoever has written them
             w[word] &= ~1
         self.access.store()
+        self.before_run()
         left = count
         while True:
             if count and not left:

@@ -17,7 +17,7 @@ import unicorn.unicorn_const as ucc
 
 from emu import board, inside
 from emu.clock import Clock, RealClock
-from emu.devices import Device
+from emu.devices import Device, Interruptible
 from emu.devices.finisher import Finisher
 from emu.devices.htif import Htif
 from emu.devices.quick import QuickRegister
@@ -72,6 +72,8 @@ class Machine:
         self.hart.idle = lambda wake: self.clock.idle(wake, self.has_input)
         self.uart = Uart(board.UART.base, output, poll=poll_input)
         self.devices: list[Device] = []
+        self._interruptible: list[Interruptible] = []
+        self.hart.before_run = self._go_on
         self._callbacks: list[Any] = []
         self._rom: mmap.mmap | None = None
         self.htif: Htif | None = None
@@ -135,6 +137,15 @@ class Machine:
         if quick is not None:
             self._quick.append(quick)
         self.devices.append(device)
+        if isinstance(device, Interruptible):
+            device.stop_wanted = self.hart.stop_wanted
+            self._interruptible.append(device)
+
+    def _go_on(self) -> None:
+        """What a stop has left of requests comes before the guest's next instruction."""
+        with self.lock:
+            for device in self._interruptible:
+                device.go_on()
 
     def set_rom(self, code: bytes, entry: int, device_tree: int = 0, info: bytes = b"") -> None:
         """Put the reset code into the ROM and the hart at its start.

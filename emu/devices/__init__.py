@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 
 class Device(Protocol):
@@ -36,3 +37,18 @@ class Device(Protocol):
         (The lines' other ends are restored too.) Raises KeyError or ValueError for a
         state that is not this device's.
         """
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A device with requests that may take longer than a moment, which it does in pieces.
+
+    Between two pieces it asks ``stop_wanted``, and when that says so, returns: what is left to
+    do is part of its `state`, and `go_on` is called at the start of the next run. (The guest may
+    get to the end of the block of code that made the request before the run ends.)
+    """
+
+    stop_wanted: Callable[[], bool]
+
+    def go_on(self) -> None:
+        """Do what is left, as far as ``stop_wanted`` lets it."""

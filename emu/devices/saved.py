@@ -35,3 +35,19 @@ def data(state: dict[str, Any], key: str, size_max: int) -> bytes:
     if not isinstance(value, bytes | bytearray) or len(value) > size_max:
         raise ValueError(f"saved {key}: not bytes, or more than {size_max}")
     return bytes(value)
+
+
+def pairs(state: dict[str, Any], key: str, count_max: int) -> list[list[int]]:
+    """``state[key]``, at most ``count_max`` pairs of 64-bit numbers; raises as `number`."""
+    values = state[key]
+    if not isinstance(values, list | tuple) or len(values) > count_max:
+        raise ValueError(f"saved {key}: not a list, or of more than {count_max}")
+    return [numbers({key: value}, key, 2, 64) for value in values]
+
+
+def optional(state: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """``state[key]``, a state by itself or None; raises as `number`."""
+    value = state[key]
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"saved {key}: {value!r:.60} is no state")
+    return value

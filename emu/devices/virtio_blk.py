@@ -16,7 +16,7 @@ from typing import Any
 
 from emu.devices.disk_image import SECTOR_SIZE, DiskImage
 from emu.devices.virtio_mmio import Virtio
-from emu.devices.virtqueue import Chain, Segment, VirtqueueError, take
+from emu.devices.virtqueue import Chain, Segment, VirtqueueError, part, take
 from emu.ram import Ram
 
 _F_SEG_MAX, _F_RO, _F_BLK_SIZE, _F_FLUSH = 1 << 2, 1 << 5, 1 << 6, 1 << 9
@@ -24,6 +24,11 @@ _IN, _OUT, _FLUSH, _GET_ID = 0, 1, 4, 8
 _OK, _IOERR, _UNSUPP = 0, 1, 2
 _HEADER_SIZE, _ID_SIZE = 16, 20  # bytes
 _QUEUE_SIZE = 256
+_PIECE_SIZE = 1 << 20  # bytes moved at once: about a millisecond
+
+
+def _size(segments: list[Segment]) -> int:
+    return sum(size for _, size in segments)
 
 
 class VirtioBlk(Virtio):
@@ -57,57 +62,69 @@ class VirtioBlk(Virtio):
         start = segment[0] - self.ram.base
         return self._bytes[start : start + segment[1]]
 
-    def serve(self, queue: int, chain: Chain) -> int:
+    def serve(self, queue: int, chain: Chain) -> int | None:
         header, sent = take(chain.readable, _HEADER_SIZE)
         if not chain.writable:
             raise VirtqueueError("a block request without a byte for its status")
-        kind, _, sector = struct.unpack("<IIQ", b"".join(self._view(s) for s in header))
+        if (
+            len(chain.header) != _HEADER_SIZE
+        ):  # read once: a request may be told to write over itself
+            chain.header = b"".join(self._view(s) for s in header)
+        kind, _, sector = struct.unpack("<IIQ", chain.header)
         pa, extent = chain.writable[-1]
         wanted = chain.writable[:-1]
         if extent > 1:
             wanted.append((pa, extent - 1))
         status_pa = pa + extent - 1
-        status, written = self._do(kind, sector * SECTOR_SIZE, sent, wanted)
+        if kind == _IN:
+            status = self._transfer(chain, sector * SECTOR_SIZE, wanted, self._read)
+            written = _size(wanted) if status == _OK else 0
+        elif kind == _OUT:
+            status = self._transfer(chain, sector * SECTOR_SIZE, sent, self._write)
+            written = 0
+        elif kind == _FLUSH:
+            status, written = _OK, 0  # what was written stands in memory, and nowhere else
+        elif kind == _GET_ID:
+            status, written = self._get_id(wanted)
+        else:
+            status, written = _UNSUPP, 0
+        if status is None:
+            return None
         self.ram.write8(status_pa, status)
         self.written(status_pa, 1)
         # `written` bytes stand at the front: the status counts if nothing lies before it.
-        return written + 1 if written == sum(size for _, size in wanted) else written
+        return written + 1 if written == _size(wanted) else written
 
-    def _do(
-        self, kind: int, position: int, sent: list[Segment], wanted: list[Segment]
-    ) -> tuple[int, int]:
-        """The status of a request, and how many bytes of ``wanted`` were written."""
-        if kind == _IN:
-            return self._transfer(lambda: self._read(position, wanted), wanted)
-        if kind == _OUT:
-            return self._transfer(lambda: self._write(position, sent), sent)
-        if kind == _FLUSH:
-            return _OK, 0  # what was written stands in memory, and nowhere else
-        if kind == _GET_ID:
-            return self._get_id(wanted)
-        return _UNSUPP, 0
-
-    def _transfer(self, action: Callable[[], int], segments: list[Segment]) -> tuple[int, int]:
-        if sum(size for _, size in segments) % SECTOR_SIZE:
-            return _IOERR, 0
+    def _transfer(
+        self,
+        chain: Chain,
+        position: int,
+        segments: list[Segment],
+        move: Callable[[list[Segment], int], None],
+    ) -> int | None:
+        """Move the next piece of ``segments``; the status, None while there is more."""
+        total = _size(segments)
+        if total % SECTOR_SIZE or position + total > self.disk.size:
+            return _IOERR
+        piece = part(segments, chain.done, _PIECE_SIZE)
         try:
-            return _OK, action()
+            move(piece, position + chain.done)
         except OSError:
-            return _IOERR, 0
+            return _IOERR
+        chain.done += _size(piece)
+        return _OK if chain.done >= total else None
 
-    def _read(self, position: int, wanted: list[Segment]) -> int:
+    def _read(self, wanted: list[Segment], position: int) -> None:
         try:
             self.disk.read([self._view(segment) for segment in wanted], position)
         finally:  # a read that failed may have got somewhere
             for pa, size in wanted:
                 self.written(pa, size)
-        return sum(size for _, size in wanted)
 
-    def _write(self, position: int, sent: list[Segment]) -> int:
+    def _write(self, sent: list[Segment], position: int) -> None:
         for segment in sent:
             self.disk.write(self._view(segment), position)
             position += segment[1]
-        return 0
 
     def _get_id(self, wanted: list[Segment]) -> tuple[int, int]:
         try:

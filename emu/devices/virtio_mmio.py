@@ -77,13 +77,16 @@ class Virtio:
         self.ram = ram
         self.written = written
         self._on_irq = on_irq
+        self.stop_wanted: Callable[[], bool] = lambda: False
         self._features = features | _F_VERSION_1 | _F_INDIRECT_DESC
         self._config = config
         self._reset_registers()
 
-    def serve(self, queue: int, chain: Chain) -> int:
+    def serve(self, queue: int, chain: Chain) -> int | None:
         """Do one request; the number of bytes written, from the first writable one on.
 
+        One that takes longer than a moment is done in pieces: None, when there is more to do
+        and this is to be called again. All that a device keeps of it stands in ``chain``.
         Raises VirtqueueError for a request whose answer has no place.
         """
         raise NotImplementedError
@@ -114,13 +117,30 @@ class Virtio:
         ring = self._queues[index].ring
         if ring is None:
             return
-        before = ring.done
         try:
             # Counted once: a request that writes over the ring cannot make more of them.
-            for _ in range(ring.waiting()):
-                chain = ring.next()
-                ring.give_back(chain, self.serve(index, chain))
+            ring.left = ring.waiting() + (ring.chain is not None)
         except VirtqueueError as e:
+            self._fail(e)
+            return
+        self._work(index, ring)
+
+    def go_on(self) -> None:
+        """Do what a stop has left to do of requests, see `emu.devices.Interruptible`."""
+        for index, queue in enumerate(self._queues):
+            if queue.ring is not None and queue.ring.left:
+                self._work(index, queue.ring)
+
+    def _work(self, index: int, ring: Virtqueue) -> None:
+        before = ring.done
+        try:
+            while ring.left and not self.stop_wanted():
+                chain = ring.next()
+                written = self.serve(index, chain)
+                if written is not None:
+                    ring.give_back(chain, written)
+        except VirtqueueError as e:
+            ring.drop()
             self._fail(e)
         if ring.done != before and ring.wants_interrupt():
             self._set_isr(self._isr | _USED_BUFFER)
@@ -235,9 +255,7 @@ class Virtio:
                 {
                     "size": queue.size,
                     "areas": list(queue.areas),
-                    "ready": queue.ring is not None,
-                    "seen": queue.ring.seen if queue.ring else 0,
-                    "done": queue.ring.done if queue.ring else 0,
+                    "ring": None if queue.ring is None else queue.ring.state(),
                 }
                 for queue in self._queues
             ],
@@ -259,10 +277,10 @@ class Virtio:
         for queue, old in zip(self._queues, state["queues"], strict=True):
             queue.size = saved.number(old, "size", 32)
             queue.areas = saved.numbers(old, "areas", 3, 64)
-            if saved.flag(old, "ready"):
+            ring = saved.optional(old, "ring")
+            if ring is not None:
                 try:
                     queue.ring = self._ring(queue)
                 except VirtqueueError as e:
                     raise ValueError(f"saved queue: {e}") from e
-                queue.ring.seen = saved.number(old, "seen", 16)
-                queue.ring.done = saved.number(old, "done", 16)
+                queue.ring.restore(ring)

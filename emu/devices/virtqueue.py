@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
+from emu.devices import saved
 from emu.ram import Ram
 
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4  # flags of a descriptor
 _NO_INTERRUPT = 1  # flag of the driver area
 _DESCRIPTOR_SIZE = 16  # bytes
 _CHAIN_BYTES_MAX = 1 << 32  # section 2.7.4
+_HEADER_SIZE_MAX = 16  # bytes
 
 _descriptor = struct.Struct("<QIHH").unpack_from
 _u16 = struct.Struct("<H").unpack_from
@@ -38,15 +41,28 @@ class VirtqueueError(Exception):
 class Chain:
     """One request: ``readable`` and then ``writable`` buffers, as segments of RAM.
 
-    ``head`` is the number by which the driver knows it.
+    ``head`` is the number by which the driver knows it. ``header`` and ``done`` are the device's,
+    for a request that it does in pieces: what it has read of it, and how many bytes it has moved.
     """
 
-    __slots__ = ("head", "readable", "writable")
+    __slots__ = ("done", "head", "header", "readable", "writable")
 
     def __init__(self, head: int) -> None:
         self.head = head
         self.readable: list[Segment] = []
         self.writable: list[Segment] = []
+        self.header = b""
+        self.done = 0
+
+    def state(self) -> dict[str, Any]:
+        """All that a snapshot must keep."""
+        return {
+            "head": self.head,
+            "readable": [list(segment) for segment in self.readable],
+            "writable": [list(segment) for segment in self.writable],
+            "header": self.header,
+            "done": self.done,
+        }
 
 
 def take(segments: list[Segment], size: int) -> tuple[list[Segment], list[Segment]]:
@@ -61,17 +77,35 @@ def take(segments: list[Segment], size: int) -> tuple[list[Segment], list[Segmen
     return segments, []
 
 
+def part(segments: list[Segment], start: int, size: int) -> list[Segment]:
+    """The ``size`` bytes of ``segments`` from ``start`` on, or what there is of them."""
+    found = []
+    for pa, extent in segments:
+        if start >= extent:
+            start -= extent
+            continue
+        count = min(extent - start, size)
+        found.append((pa + start, count))
+        size -= count
+        start = 0
+        if not size:
+            break
+    return found
+
+
 class Virtqueue:
     """One queue that the driver has made ready, of ``size`` descriptors.
 
     ``table``, ``driver`` and ``device`` are the PAs of the three areas; ``size_max`` is what
     the device allows; ``written(pa, size)`` is told of each piece of RAM that is written.
+    ``left`` is how many of the requests that the driver has notified of are to be done yet,
+    ``chain`` the one that is in the works.
     Raises VirtqueueError when an area is misaligned or not in RAM.
     """
 
     __slots__ = (
         "_bytes", "_device", "_driver", "_ram", "_size_max", "_table", "_written",
-        "done", "seen", "size",
+        "chain", "done", "left", "seen", "size",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +127,8 @@ class Virtqueue:
                 raise VirtqueueError(f"{name} at {pa:#x}: not in RAM, or not aligned")
         self.size = size
         self.seen = self.done = 0  # running numbers of heads taken and given back, 16 bits
+        self.left = 0
+        self.chain: Chain | None = None
         self._size_max = size_max
         self._ram = ram
         self._bytes = ram.u64.cast("B")
@@ -107,12 +143,19 @@ class Virtqueue:
         return int(count)
 
     def next(self) -> Chain:
-        """Take the next request that was offered."""
+        """The request in the works, or else the next one that was offered."""
+        if self.chain is not None:
+            return self.chain
         slot = self._driver + 4 + 2 * (self.seen & (self.size - 1))
         chain = Chain(_u16(self._bytes, slot)[0])
         self.seen = (self.seen + 1) & 0xFFFF
         self._walk(chain)
+        self.chain = chain
         return chain
+
+    def drop(self) -> None:
+        """Forget what was to be done yet."""
+        self.left, self.chain = 0, None
 
     def _walk(self, chain: Chain) -> None:
         base, end = self._ram.base, self._ram.end
@@ -153,6 +196,7 @@ class Virtqueue:
         slot = self._device + 4 + 8 * (self.done & (self.size - 1))
         _put_done(self._bytes, slot, chain.head, written)
         self.done = (self.done + 1) & 0xFFFF
+        self.left, self.chain = self.left - 1, None
         _put_u16(self._bytes, self._device + 2, self.done)
         base = self._ram.base
         self._written(base + slot, 8)
@@ -161,3 +205,40 @@ class Virtqueue:
     def wants_interrupt(self) -> bool:
         """Whether the driver wants to be told of what was given back."""
         return not _u16(self._bytes, self._driver)[0] & _NO_INTERRUPT
+
+    def state(self) -> dict[str, Any]:
+        """All that a snapshot must keep, without what the driver has said of the queue."""
+        return {
+            "seen": self.seen,
+            "done": self.done,
+            "left": self.left,
+            "chain": None if self.chain is None else self.chain.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` described. Raises KeyError or ValueError as devices do."""
+        seen, done = saved.number(state, "seen", 16), saved.number(state, "done", 16)
+        left, old = saved.number(state, "left", 16), saved.optional(state, "chain")
+        if left > self.size or (old is not None and not left):
+            raise ValueError(f"saved left: {left} requests of a queue of {self.size}")
+        self.chain = None if old is None else self._saved_chain(old)
+        self.seen, self.done, self.left = seen, done, left
+
+    def _saved_chain(self, old: dict[str, Any]) -> Chain:
+        chain = Chain(saved.number(old, "head", 16))
+        chain.readable, chain.writable = (
+            [(pa, extent) for pa, extent in saved.pairs(old, key, self._size_max)]
+            for key in ("readable", "writable")
+        )
+        chain.header = saved.data(old, "header", _HEADER_SIZE_MAX)
+        segments = chain.readable + chain.writable
+        total = sum(extent for _, extent in segments)
+        if len(segments) > self._size_max or total > _CHAIN_BYTES_MAX:
+            raise ValueError(f"saved chain: {len(segments)} buffers of {total} bytes")
+        for pa, extent in segments:
+            if not extent or not self._ram.contains(pa, extent):
+                raise ValueError(f"saved chain: a buffer of {extent} bytes at {pa:#x}: not in RAM")
+        chain.done = saved.number(old, "done", 33)
+        if chain.head >= self.size or chain.done > total:
+            raise ValueError(f"saved chain: {chain.head}, {chain.done} bytes done")
+        return chain

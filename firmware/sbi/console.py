@@ -8,7 +8,9 @@ from emu import words as W
 from emu.ram import Ram
 from firmware.sbi.numbers import ERR_INVALID_PARAM, SUCCESS, Extension
 
-_SIZE_MAX = 1 << 20  # bytes moved by one call; the caller learns how many, and goes on
+# Bytes moved by one call; the caller learns how many, and goes on. Each one that is read takes
+# two accesses to the UART, and no call takes longer than a moment.
+_WRITE_SIZE_MAX, _READ_SIZE_MAX = 1 << 20, 1 << 12
 
 
 class Console:
@@ -34,17 +36,17 @@ class Console:
     def extension(self) -> Extension:
         return {0: self._write, 1: self._read, 2: self._write_byte}
 
-    def _buffer(self) -> tuple[int, int] | None:
+    def _buffer(self, size_max: int) -> tuple[int, int] | None:
         """(PA, bytes) of what one call moves; None when not all of the buffer is RAM."""
         w = self._words
         size, pa = w[W.A0], w[W.A1]
         # base_addr_hi: no physical address has bits above the 64th.
         if w[W.A2] or not self._ram.contains(pa, size):
             return None
-        return pa, min(size, _SIZE_MAX)
+        return pa, min(size, size_max)
 
     def _write(self) -> tuple[int, int]:
-        buffer = self._buffer()
+        buffer = self._buffer(_WRITE_SIZE_MAX)
         if buffer is None:
             return ERR_INVALID_PARAM, 0
         pa, size = buffer
@@ -52,7 +54,7 @@ class Console:
         return SUCCESS, size
 
     def _read(self) -> tuple[int, int]:
-        buffer = self._buffer()
+        buffer = self._buffer(_READ_SIZE_MAX)
         if buffer is None:
             return ERR_INVALID_PARAM, 0
         pa, size = buffer

@@ -418,7 +418,8 @@ def test_state_round_trip_in_the_middle() -> None:
     for wrong in (
         {"device_id": 2}, {"status": 256}, {"queues": []},
         {"queues": [queue | {"areas": [0, 0, 0]}, state["queues"][1]]},
-        {"queues": [queue | {"seen": 65536}, state["queues"][1]]},
+        {"queues": [queue | {"ring": queue["ring"] | {"seen": 65536}}, state["queues"][1]]},
+        {"queues": [queue | {"ring": 1}, state["queues"][1]]},
     ):  # fmt: skip
         with pytest.raises(ValueError, match="saved"):
             copy.device.restore(state | wrong)

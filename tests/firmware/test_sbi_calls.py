@@ -335,6 +335,16 @@ def test_console_read(s_mode: Supervisor) -> None:
     assert bytes(s_mode.typed) == b"x" and len(s_mode.changed) == 2  # nothing was lost
 
 
+def test_a_long_console_read_is_cut(s_mode: Supervisor) -> None:
+    """Each byte costs accesses to the UART: a call must not take longer than a moment."""
+    s_mode.typed += bytes(i % 251 for i in range(10_000))
+    sizes = []
+    while size := s_mode.call(DBCN, 1, 1 << 20, RAM + sum(sizes), 0)[1]:
+        sizes.append(size)
+    assert sum(sizes) == 10_000 and max(sizes) <= 4096
+    assert s_mode.ram.read(RAM, 10_000) == bytes(i % 251 for i in range(10_000))
+
+
 # legacy, chapter 5
 
 
