@@ -59,6 +59,7 @@ def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
+    done = threading.Event()
 
     def interrupted(_number: int, _frame: object) -> None:
         if _waiting:
@@ -68,7 +69,7 @@ def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
     def wait_for_signal() -> None:
         while data := ours.recv(16):
             if signal.SIGINT in data:
-                hart.stop()
+                _stop_until(done, hart)
 
     thread = threading.Thread(target=wait_for_signal, name="ctrl-c", daemon=True)
     old_handler = signal.signal(signal.SIGINT, interrupted)
@@ -79,16 +80,24 @@ def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(old_fd)
         signal.signal(signal.SIGINT, old_handler)
+        done.set()
         theirs.close()
         thread.join()
         ours.close()
 
 
+def _stop_until(done: threading.Event, hart: Hart) -> None:
+    """Stop ``hart``, and again: a guest's run may be several of the hart's, and a stop between
+    two is forgotten."""
+    while not done.is_set():
+        hart.stop()
+        done.wait(_STOP_AGAIN)
+
+
 class TimeLimit:
     """A context in which ``hart`` is stopped when ``seconds`` are over: then ``is_over``.
 
-    It is stopped again as long as the context lasts: a run of a guest may be several of the
-    hart's, and a stop between two is forgotten. None: no limit.
+    None: no limit.
     """
 
     def __init__(self, hart: Hart, seconds: float | None) -> None:
@@ -107,9 +116,7 @@ class TimeLimit:
             return
         self.is_over = True
         self._theirs.send(b"!")
-        while not self._done.is_set():
-            self.hart.stop()
-            self._done.wait(_STOP_AGAIN)
+        _stop_until(self._done, self.hart)
 
     def __enter__(self) -> TimeLimit:
         global _limit

@@ -198,6 +198,8 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
             outcome.notes.append(f"killed by {system.process.killed_by}")
         outcome.missing_syscalls = system.process.missing_syscalls()
     if stop.reason is StopReason.FAULT and stop.trap is not None:
+        if overflow := system.overflow(stop.trap):
+            outcome.notes.insert(0, overflow)
         outcome.explanation = "\n".join((outcome.explanation, *system.fault_notes(stop.trap)))
     return outcome, system
 

@@ -26,7 +26,7 @@ from emu.trap import PAGE_FAULTS, Trap
 from firmware import images
 from firmware.sbi import SUCCESS, Sbi
 from guest import elf as elf_file
-from guest import syscalls
+from guest import stack, syscalls
 from guest.abi import KERNEL_EXTENSION, Call
 from guest.build import BUILT
 from guest.elf import Elf
@@ -39,7 +39,6 @@ from mm.kernel import Config, ImageSegment, Kernel
 from mm.pgtable import MmStruct
 from mm.vma import VM_GROWSDOWN
 
-_NEAR_SP = 64 << 10  # bytes between sp and what a function that overflows its stack touches
 _STACK_SIZE = 16 << 10  # bytes, of the stack that modules run on
 _M64 = (1 << 64) - 1
 _NS_PER_TICK = 1_000_000_000 // TIMEBASE_HZ
@@ -126,10 +125,10 @@ class System:
     def _start_kernel(self) -> Stop:
         """The head runs on the kernel's tables: from here on Python holds S."""
         self.hart.handlers[Priv.S.value] = self._supervisor_trap
-        stack = self.kernel.vmalloc(_STACK_SIZE)
-        if stack is None:
+        lowest = self.kernel.vmalloc(_STACK_SIZE)
+        if lowest is None:
             return Stop(StopReason.FAULT, detail="no memory for the kernel stack")
-        self._stack_top = stack + _STACK_SIZE
+        self._stack_top = lowest + _STACK_SIZE
         # From here on the calls are those of modules; the head's are gone.
         self._calls = KernelCalls(self.kernel, self.hart, self.log, self._construct)
         self._sbi.extensions[KERNEL_EXTENSION] = self._calls.table()
@@ -287,6 +286,23 @@ class System:
         w[W.A0] = result & _M64
         return None
 
+    def overflow(self, trap: Trap) -> str | None:
+        """The stack that a fault has left, in one line; None when it is another fault."""
+        if trap.cause not in PAGE_FAULTS:
+            return None
+        sp, va = self.hart.words[W.SP], trap.tval
+        if trap.priv == Priv.S.value:
+            low = self._stack_top - _STACK_SIZE
+            if stack.has_overflowed(low, self._stack_top, sp, va):
+                return stack.kernel_overflow(low, self._stack_top, sp)
+        elif self.process is not None:
+            vma = self.kernel.address_spaces.find_vma(self.process.mm, va)
+            if vma is None or not vma.vm_flags & VM_GROWSDOWN:
+                return None
+            if stack.has_overflowed(vma.vm_start, vma.vm_end, sp, va):
+                return stack.user_overflow(vma.vm_start, vma.vm_end, va)
+        return None
+
     def fault_notes(self, trap: Trap) -> list[str]:
         """What the kernel knows about a fault: Linux's first line, and the mapping around."""
         if trap.cause not in PAGE_FAULTS:
@@ -317,8 +333,6 @@ class System:
         text = f"no vm_area_struct holds {va:#x}"
         if after is not None:
             text += f"; the next one above is {after.vm_start:#x}-{after.vm_end:#x} {after.name}"
-            if after.vm_flags & VM_GROWSDOWN and abs(self.hart.words[W.SP] - va) <= _NEAR_SP:
-                text += ": the stack has overflowed into its guard"
         return text
 
 
