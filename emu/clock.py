@@ -41,6 +41,9 @@ class Clock:
     def __init__(self, lock: threading.RLock | None = None) -> None:
         self.lock = lock or threading.RLock()
         self._alarms: list[Alarm] = []
+        # Of a hart that waits: each alarm may have been the last that could wake it, so it
+        # looks again whether it waits for ever. Set and used with the lock held.
+        self._waiting: threading.Event | None = None
 
     def now(self) -> int:
         """`mtime`: ticks, 64 bits."""
@@ -63,7 +66,10 @@ class Clock:
         raise NotImplementedError
 
     def raised(self) -> None:
-        """Another thread has raised an interrupt: see to it that the hart notices."""
+        """Another thread has raised an interrupt: see to it that the hart notices.
+
+        Call it from any thread, without locks that come behind this one's.
+        """
 
     def close(self) -> None:
         """End what the clock has running."""
@@ -85,6 +91,8 @@ class Clock:
         for alarm in sorted(due, key=lambda a: a.when or 0):
             alarm.when = None
             alarm.ring()
+        if due and self._waiting is not None:
+            self._waiting.set()
 
 
 class RealClock(Clock):
@@ -150,8 +158,12 @@ class RealClock(Clock):
                 self._changed.wait(timeout)
 
     def idle(self, wake: threading.Event, outside: bool) -> bool:
-        if self.next_alarm() is None and not outside:
-            return wake.is_set()
+        # With the lock: an alarm that rings at this moment is either still to come, or has
+        # set `wake`.
+        with self.lock:
+            if self.next_alarm() is None and not outside:
+                return wake.is_set()
+            self._waiting = wake
         wake.wait()
         return True
 

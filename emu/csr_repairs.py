@@ -1,7 +1,8 @@
 """The CSRs that QEMU 5.0 has wrong, put right by overriding their accesses.
 
 Each repair names what is wrong without it. They need the inside way of `emu.inside`; on
-the public way nothing is installed and `missing` says what follows.
+the public way nothing is installed and `missing` says what follows. CSRs that QEMU 5.0 does not
+have at all are added on both ways.
 """
 
 from __future__ import annotations
@@ -74,23 +75,18 @@ def install(hart: Hart) -> None:
         quick = partial(native.csr_write_masked, word, (1 << 64) - 2)
         override(number, None, write_epc, None, quick)
 
-    # mip, mie, mideleg: the engine's mip holds the winner only, see Hart.present.
-    def writable(mask: int) -> tuple[Callable[[Original], int], Callable[[int, Perform], None]]:
-        def read(original: Original) -> int:
-            return hart.pending & (w[words.MIDELEG] if mask == CSR.SIP else -1)
+    # mip, mie, mideleg: the engine's mip holds the winner only, see Hart.present. Bits that an
+    # instruction does not set or clear are not written: another thread may have changed them.
+    def operate_mip(value: int, mask: int) -> int:
+        return hart.interrupts.write(mask, value)
 
-        def write(value: int, perform: Perform) -> None:
-            allowed = CSR.S_INTERRUPTS
-            if mask == CSR.SIP:
-                allowed = w[words.MIDELEG] & 1 << CSR.IRQ_SSI
-            with hart.pending_lock:
-                hart.pending = hart.pending & ~allowed | value & allowed
-                hart.present()
+    def operate_sip(value: int, mask: int) -> int:
+        delegated = w[words.MIDELEG]
+        before = hart.interrupts.write(mask & delegated & 1 << CSR.IRQ_SSI, value)
+        return before & delegated
 
-        return read, write
-
-    override(CSR.MIP, *writable(CSR.MIP))
-    override(CSR.SIP, *writable(CSR.SIP))
+    override(CSR.MIP, None, None, operate=operate_mip)
+    override(CSR.SIP, None, None, operate=operate_sip)
 
     def write_then_present(value: int, perform: Perform) -> None:
         perform(value)
@@ -99,6 +95,16 @@ def install(hart: Hart) -> None:
     override(CSR.MIE, None, write_then_present)
     override(CSR.SIE, None, write_then_present)
     override(CSR.MIDELEG, None, write_then_present)
+
+    # mucounteren and mscounteren, of version 1.9 of the privileged spec: gone since. (Today the
+    # second number is mcyclecfg, by which firmware finds Smcntrpmf.)
+    def read_absent(_original: Original) -> int:
+        raise CsrIllegal
+
+    def write_absent(_value: int, _perform: Perform) -> None:
+        raise CsrIllegal
+
+    override(CSR.MSCOUNTEREN, read_absent, write_absent)
 
     # mcycle, minstret: read-only. cycle and instret are their shadows.
     for machine, user in ((CSR.MCYCLE, CSR.CYCLE), (CSR.MINSTRET, CSR.INSTRET)):
@@ -111,7 +117,7 @@ def install(hart: Hart) -> None:
     # hpmcounter3 to 31 count nothing here, as a hart may choose, but are gated like the others.
     def gated(number: int) -> Callable[[Original], int]:
         def read(original: Original) -> int:
-            _check_counter(hart, number)
+            check_counter(hart, number)
             return original()
 
         return read
@@ -119,16 +125,25 @@ def install(hart: Hart) -> None:
     for number in range(CSR.INSTRET + 1, CSR.CYCLE + 32):
         override(number, gated(number), None)
 
-    # time: absent until there is a clock.
-    def read_time(_original: Original) -> int:
-        _check_counter(hart, CSR.TIME)
-        return hart.read_time()
 
-    override(CSR.TIME, read_time, None)
+def add_absent(hart: Hart) -> None:
+    """Give ``hart`` the CSRs that the engine lacks and that need nothing but the hart."""
 
-    # tselect and tdata: absent. Reading 0 from all of them says: no triggers (debug spec).
+    def check_time() -> None:
+        check_counter(hart, CSR.TIME)
+
+    hart.added_csrs.add(CSR.TIME, lambda: hart.read_time(), check=check_time)
+    # Zero says: no counter can be stopped (section 3.1.12), there is no configuration structure
+    # (section 3.1.17). Firmware takes their presence for version 1.12 of the privileged spec.
+    for number in (CSR.MCOUNTINHIBIT, CSR.MCONFIGPTR):
+        hart.added_csrs.add(number, lambda: 0)
+    if not hart.access.in_place:
+        # There the engine has a CSR at mcyclecfg's number (see `read_absent`), and firmware
+        # that finds it writes the next one too.
+        hart.added_csrs.add(CSR.MINSTRETCFG, lambda: 0)
+    # tselect and tdata: reading 0 from all of them says that there are no triggers (debug spec).
     for number in range(CSR.TSELECT, CSR.TSELECT + 4):
-        override(number, lambda _original: 0, lambda _value, _perform: None)
+        hart.added_csrs.add(number, lambda: 0)
 
 
 def watch_sstatus(hart: Hart) -> None:
@@ -151,10 +166,13 @@ def _keep_counteren(hart: Hart, number: int) -> None:
     hart.access.override_csr(number, lambda _original: hart.counter_enable[number], write)
 
 
-def _check_counter(hart: Hart, number: int) -> None:
-    """Raise CsrIllegal when the present level may not read the user counter ``number``."""
+def check_counter(hart: Hart, number: int) -> None:
+    """Raise CsrIllegal when the present level may not read the user counter ``number``.
+
+    Never on the public way: there mcounteren is changed by writes of another CSR (0x321).
+    """
     priv = hart.words[words.PRIV]
-    if priv == Priv.M:
+    if priv == Priv.M or not hart.access.in_place:
         return
     enabled = hart.counter_enable[CSR.MCOUNTEREN]
     if priv == Priv.U:
@@ -167,7 +185,7 @@ def _repair_counter(hart: Hart, machine: int, user: int) -> None:
     offsets = hart.counter_offsets
 
     def read_user(original: Original) -> int:
-        _check_counter(hart, user)
+        check_counter(hart, user)
         return read(original)
 
     def read(original: Original) -> int:

@@ -23,8 +23,9 @@ from emu import board
 from emu.board import Place
 
 ISA_BASE = "rv64i"
-# Unicorn's SIFIVE_U54 with `time` made readable, in the order of the ISA manual's names.
-ISA_EXTENSIONS = ("i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei")
+# Unicorn's SIFIVE_U54 with `time` made readable and Sstc added, in the order of the ISA
+# manual's names.
+ISA_EXTENSIONS = ("i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei", "sstc")
 MMU_TYPE = "riscv,sv57"  # the most levels that the hart walks: it walks those of fewer too
 
 SIZE_MAX = 1 << 20  # bytes; FDT_MAX_SIZE of QEMU (include/hw/boards.h)

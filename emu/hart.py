@@ -17,8 +17,10 @@ from unicorn.unicorn_py3.unicorn import Uc, UcError
 
 from emu import csr as CSR
 from emu import csr_repairs, inside, insn, odd_pc, trap, words
+from emu.added_csrs import AddedCsrs
 from emu.coherence import Coherence
 from emu.csr import Priv
+from emu.interrupts import Interrupts
 from emu.paging import PAGE_SIZE, mode_of_satp, satp_root
 from emu.ram import Ram
 from emu.stop import Stop, StopReason
@@ -68,11 +70,17 @@ class Hart:
         self.uc.mem_map_ptr(ram.base, ram.size, ucc.UC_PROT_ALL, ram.host_address)
         self.handlers: dict[int, Handler | None] = {3: None, 1: None}  # by target level
         self.trap_listener: Callable[[Trap], None] | None = None
-        self.pending = 0  # mip as the devices and software have it
-        # Around each change of `pending` and what the engine is shown of it: a thread that
-        # shows what was pending a moment ago would make an interrupt out of nothing.
-        self.pending_lock = threading.RLock()
+        self.interrupts = Interrupts(self.present)
+        # Around each change of what is pending and what the engine is shown of it: a thread
+        # that shows what was pending a moment ago would make an interrupt out of nothing.
+        self.pending_lock = self.interrupts.lock
+        # Called when another thread than the run's has raised an interrupt: the clock then
+        # reminds the engine of it, see `remind`.
+        self.raised: Callable[[], None] = lambda: None
         self.running = False
+        # Around each change of `running`, and each stop from outside together with the look
+        # at `running` that it belongs to: no stop is meant for one run and comes in the next.
+        self._running_lock = threading.RLock()
         # What `rdtime` reads (ticks), and `rdcycle` if not the engine's own count; the
         # machine gives both from its clock.
         self.read_time: Callable[[], int] = lambda: 0
@@ -104,6 +112,8 @@ class Hart:
         self._stepping = False
         self._counted = False  # the translated code obeys a count
         self._in_place = self.access.in_place
+        self.added_csrs = AddedCsrs(self.access)
+        self.at_reset: list[Callable[[], None]] = []  # called at the end of each
         self.coherence: Coherence | None = None  # None: whoever changes code says so himself
         self._install_hooks()
         if not self._in_place:
@@ -112,6 +122,7 @@ class Hart:
         if isinstance(self.access, inside.InsideAccess):
             self.access.on_error = self.fail
             csr_repairs.install(self)
+        csr_repairs.add_absent(self)
         self.reset(ram.base)
 
     def close(self) -> None:
@@ -149,8 +160,15 @@ class Hart:
         self.access.store()
         self.access.reset_pmp()
         self.access.flush_tlb()
-        self.pending = 0
+        self.interrupts.reset()
+        for reset in self.at_reset:
+            reset()
         self.present()
+
+    @property
+    def pending(self) -> int:
+        """What `mip` reads."""
+        return self.interrupts.pending
 
     @property
     def pc(self) -> int:
@@ -186,7 +204,8 @@ class Hart:
 
         Raises HartError for one that the hart does not have, or that cannot be reached.
         """
-        value = self.access.csr(number)
+        added = self.added_csrs.get(number)
+        value = added.read() if added else self.access.csr(number)
         if value is None:
             value = self._csr_from_words(number)
         if value is None:
@@ -268,28 +287,33 @@ class Hart:
     # interrupts
 
     def set_pending(self, number: int, level: bool) -> None:
-        """Raise or lower interrupt ``number`` (a bit of mip)."""
-        with self.pending_lock:
-            pending = self.pending | 1 << number if level else self.pending & ~(1 << number)
-            if pending == self.pending:
-                return
-            self.pending = pending
-            self.present()
-        if level:
-            self.wake.set()
+        """Raise or lower interrupt ``number`` (a bit of mip), from any thread.
+
+        That is the wire of MSIP, MTIP, SEIP and MEIP. SSIP is a bit that the guest clears,
+        and so is STIP, unless it is stimecmp's wire (see `emu.interrupts`).
+        """
+        if not self.interrupts.set(number, level) or not level:
+            return
+        self.wake.set()
+        if self.running and threading.get_ident() != self._thread:
+            self.raised()
 
     def remind(self) -> bool:
-        """Let the engine look again at what is shown to it; False when nothing is.
+        """Let the engine look again at what it has not taken yet; False when that is nothing.
 
         For interrupts that another thread raised. The engine clears its request to look and
         looks, without a barrier between: when the raise falls there it is forgotten, and
         guest code that never leaves its loop would not be interrupted (one in 300,000 timer
-        ticks was lost). So whoever raises from another thread reminds until it is taken.
+        ticks was lost). A stop that comes before the engine has started is forgotten, too. So
+        whoever raises from another thread reminds until it is taken.
         """
-        if not self._in_place or not self.words[words.MIP]:
-            return False
-        self.access.poke()
-        return True
+        with self.pending_lock:
+            # On the public way mie is that of the last stop.
+            enabled = self.words[words.MIE] if self._in_place else _M64
+            if not self.running or not self.pending & enabled:
+                return False
+            self.present()
+            return True
 
     def present(self) -> None:
         """Show the engine the one interrupt that comes next.
@@ -300,7 +324,7 @@ class Hart:
         wherever one to S could be taken, the one to M would be taken first.
         """
         with self.pending_lock:
-            if self.interrupts_held or self._stepping:
+            if self.interrupts_held or self._stepping or self._undone is not None:
                 self.access.present_interrupts(0)
                 return
             if not self._in_place:
@@ -316,7 +340,7 @@ class Hart:
                 # Python takes it: stop the hart where it is enabled, see _take_interrupts.
                 self.access.present_interrupts(0)
                 if self.running and trap.is_enabled(self.words, choice[1]):
-                    inside.emu_stop(self.uc)
+                    self.start_again()
             else:
                 self.access.present_interrupts(1 << choice[0])
 
@@ -475,7 +499,9 @@ class Hart:
         if self._undone is not None:
             return
         self.access.load()
-        self._undone = bytes(self.words), task
+        with self.pending_lock:
+            self._undone = bytes(self.words), task
+            self.present()  # none is taken in what is left of the block
         self.access.deny_memory(True)
         if self._in_place:
             self.words[words.PRIV] = Priv.U
@@ -520,6 +546,9 @@ class Hart:
             tval = w[words.BADADDR]
         if cause == Cause.ILLEGAL_INSTRUCTION:
             tval = self.fetch(pc) or 0
+            if not self._in_place and self.added_csrs.execute(tval):
+                w[words.PC] = (pc + 4) & _M64
+                return
         elif cause == Cause.BREAKPOINT:
             tval = pc
         elif cause in (Cause.INSTRUCTION_PAGE_FAULT, Cause.INSTRUCTION_ACCESS_FAULT):
@@ -569,12 +598,18 @@ class Hart:
         """
         self._stop_asked = True
         self.wake.set()
-        inside.emu_stop(self.uc)
         # A stop that comes between the run's last look at the flag and the engine's start
         # is lost: ask until it has been seen.
-        while self._stop_asked and self.running and self._thread != threading.get_ident():
+        while self._ask_to_stop() and self._thread != threading.get_ident():
             time.sleep(_ASK_AGAIN)
+
+    def _ask_to_stop(self) -> bool:
+        """Stop the engine for `stop`; False when there is no run that has not seen it."""
+        with self._running_lock:
+            if not self._stop_asked or not self.running:
+                return False
             inside.emu_stop(self.uc)
+            return True
 
     def stop_wanted(self) -> bool:
         """Whether somebody waits for the run to stop: for callbacks that take long."""
@@ -589,8 +624,8 @@ class Hart:
         inside.emu_stop(self.uc)
 
     def start_again(self) -> None:
-        """From a callback: leave the engine and enter it again, to look at interrupts."""
-        self._restart = True
+        """Leave the engine and enter it again, to look at interrupts."""
+        self._restart = True  # first: the run looks why the engine was left
         inside.emu_stop(self.uc)
 
     def end(self, stop: Stop) -> None:
@@ -614,15 +649,17 @@ class Hart:
         """
         if self.running:
             raise HartError("the hart is running already")
-        self._stop = None
-        self._stop_asked = False
-        self._thread = threading.get_ident()
-        self._stepping = count > 0
-        self.running = True
+        with self._running_lock:
+            self._stop = None
+            self._stop_asked = False
+            self._thread = threading.get_ident()
+            self._stepping = count > 0
+            self.running = True
         try:
             return self._run(count)
         finally:
-            self.running = self._stepping = False
+            with self._running_lock:
+                self.running = self._stepping = False
 
     def _run(self, count: int) -> Stop:
         w = self.words
@@ -637,7 +674,8 @@ class Hart:
             if count and not left:
                 return self._finish(Stop(StopReason.LIMIT))
             self.present()
-            self._look_again.clear()  # it is done now
+            self._look_again.clear()  # who has asked for a look: it comes now
+            self._restart = False
             self._take_interrupts()
             if self._stop is not None:
                 return self._finish(self._stop)
@@ -688,7 +726,6 @@ class Hart:
             if self._stop_asked:
                 return self._finish(Stop(StopReason.INTERRUPTED))
             if self._restart or self._rerun_to is not None:
-                self._restart = False
                 continue
             if w[words.PC] in self.breakpoints:
                 return self._finish(Stop(StopReason.BREAKPOINT))

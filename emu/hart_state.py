@@ -37,11 +37,16 @@ _CSRS = {
     "sscratch": (CSR.SSCRATCH, rc.UC_RISCV_REG_SSCRATCH),
     "scounteren": (CSR.SCOUNTEREN, rc.UC_RISCV_REG_SCOUNTEREN),
     "mscratch": (CSR.MSCRATCH, rc.UC_RISCV_REG_MSCRATCH),
-    # Of privileged spec 1.9. QEMU 5.0 still has it, so a guest can keep something there.
-    # Without the repair of mcounteren it is the same register, so that one comes after it.
-    "mscounteren": (0x321, rc.UC_RISCV_REG_MSCOUNTEREN),
     "mcounteren": (CSR.MCOUNTEREN, rc.UC_RISCV_REG_MCOUNTEREN),
 }
+# Those of `emu.sstc`, with what they are in snapshots that were made before it.
+_ADDED = {
+    "menvcfg": (CSR.MENVCFG, 0),
+    "senvcfg": (CSR.SENVCFG, 0),
+    "stimecmp": (CSR.STIMECMP, _M64),
+}
+# mip in its two parts, see `emu.interrupts`.
+_MIP = ("wires", "written")
 _COUNTERS = {"mcycle": CSR.MCYCLE, "minstret": CSR.MINSTRET}
 # RV64 has only the even configuration registers, of eight entries each (section 3.7.1).
 _PMPCFG = (CSR.PMPCFG0, CSR.PMPCFG0 + 2)
@@ -70,9 +75,13 @@ def save(hart: Hart) -> dict[str, Any]:
     state: dict[str, Any] = {
         "x": [w[words.GPR + i] for i in range(32)],
         "f": [w[words.FPR + i] for i in range(32)],
-        "pending": hart.pending,
+        "wires": hart.interrupts.wires,
+        "written": hart.interrupts.written,
     }
     state |= {name: w[word] for name, word in _WORDS.items()}
+    for name, (number, absent) in _ADDED.items():
+        csr = hart.added_csrs.get(number)
+        state[name] = csr.read() if csr else absent
     if hart.access.in_place:
         state |= {name: hart.read_csr(number) for name, (number, _) in _CSRS.items()}
         state |= {name: hart.read_csr(number) for name, number in _COUNTERS.items()}
@@ -86,11 +95,26 @@ def save(hart: Hart) -> dict[str, Any]:
     return state
 
 
+def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
+    """``state`` as this version saves it; an older one kept mip in one part, and had no Sstc."""
+    if not isinstance(state, dict):
+        return state
+    state = {name: absent for name, (_, absent) in _ADDED.items()} | state
+    if type(state.get("pending")) is not int:
+        return state
+    pending = state["pending"]
+    written = pending & (1 << CSR.IRQ_SSI | 1 << CSR.IRQ_STI)
+    gone = ("pending", "mscounteren")
+    rest = {name: value for name, value in state.items() if name not in gone}
+    return rest | {"wires": pending & ~written, "written": written}
+
+
 def check(hart: Hart, state: dict[str, Any]) -> None:
     """Raise ValueError when `load` could not make ``hart`` what ``state`` says."""
     if hart.running:
         raise HartError("a running hart cannot be loaded")
-    wanted = {*_LISTS, *_WORDS, *_CSRS, *_COUNTERS, "pending"}
+    state = _upgraded(state)
+    wanted = {*_LISTS, *_WORDS, *_CSRS, *_COUNTERS, *_ADDED, *_MIP}
     if not isinstance(state, dict) or set(state) != wanted:
         raise ValueError("the hart's registers are not those that this version saves")
     for name, value in state.items():
@@ -133,6 +157,7 @@ def load(hart: Hart, state: dict[str, Any]) -> None:
     state that is not a hart's or does not fit this one; HartError when it is running.
     """
     check(hart, state)
+    state = _upgraded(state)
     w = hart.words
     if hart.access.in_place:
         # First those whose writes touch others: fcsr makes mstatus.FS dirty.
@@ -158,9 +183,12 @@ def load(hart: Hart, state: dict[str, Any]) -> None:
     hart.access.store()
     hart.access.flush_tlb()
     hart.access.flush_code()
-    with hart.pending_lock:
-        hart.pending = state["pending"]
-        hart.present()
+    hart.interrupts.become(state["wires"], state["written"])
+    for name, (number, _) in _ADDED.items():  # stimecmp may be due, and raise STIP
+        csr = hart.added_csrs.get(number)
+        if csr:
+            csr.write(state[name])
+    hart.present()
 
 
 def _publicly(hart: Hart, use: Callable[[], Any]) -> Any:

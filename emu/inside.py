@@ -240,9 +240,6 @@ class StateAccess(Protocol):
     def present_interrupts(self, mip: int) -> None:
         """Let the hart see these bits of ``mip`` and deliver them by itself."""
 
-    def poke(self) -> None:
-        """Let the engine look at its interrupts once more, see `Hart.set_pending`."""
-
     def override_csr(
         self,
         csr: int,
@@ -250,8 +247,9 @@ class StateAccess(Protocol):
         write: CsrWrite | None,
         quick_read: Callable[[], int] | None = None,
         quick_write: Callable[[], int] | None = None,
+        operate: CsrOperate | None = None,
     ) -> None:
-        """Give this hart's CSR its own behaviour, see `CsrRead` and `CsrWrite`.
+        """Give this hart's CSR its own behaviour, see `CsrRead`, `CsrWrite` and `CsrOperate`.
 
         ``quick_read`` and ``quick_write`` place native code that does the same, for the hart
         whose env it is called with: `int read(env, csr, uint64_t *value)`, `int write(env,
@@ -274,6 +272,9 @@ CsrRead = Callable[[Callable[[], int]], int]
 # An override's write is given the guest's value and the original write. Both may raise
 # CsrIllegal, and so may the originals.
 CsrWrite = Callable[[int, Callable[[int], None]], None]
+# An override of a CSR that the engine reads, changes and writes as one operation: is given a
+# value and the mask of the bits that are to take it, and returns what was read before.
+CsrOperate = Callable[[int, int], int]
 
 
 def _words_at(address: int) -> memoryview:
@@ -324,8 +325,8 @@ class PublicAccess:
         "satp writes that change only the root or the mode do not flush the TLB",
         "sstatus.UXL reads 0, mstatus.TW and TSR are at bits 29 and 30",
         "mepc and sepc read as they were written, bit 0 too",
-        "mcycle and minstret are read-only, there is no tselect",
-        "rdtime is an illegal instruction",
+        "mcycle and minstret are read-only",
+        "mcounteren and scounteren do not gate time and stimecmp",
         "mip as the guest reads it does not show what devices have pending",
         "a snapshot does not hold the PMP registers, mcycle and minstret",
         "a stop from outside can make an AMO or a device access run twice",
@@ -361,9 +362,6 @@ class PublicAccess:
     def present_interrupts(self, mip: int) -> None:
         self.words[W.MIP] = mip  # readable by the guest; `emu.hart` delivers
 
-    def poke(self) -> None:
-        pass
-
     def override_csr(
         self,
         csr: int,
@@ -371,6 +369,7 @@ class PublicAccess:
         write: CsrWrite | None,
         quick_read: Callable[[], int] | None = None,
         quick_write: Callable[[], int] | None = None,
+        operate: CsrOperate | None = None,
     ) -> None:
         pass  # `missing` says what follows from that
 
@@ -463,6 +462,7 @@ class InsideAccess:
         self._filters: list[Any] = []
         self._reads: dict[int, CsrRead] = {}
         self._writes: dict[int, CsrWrite] = {}
+        self._operations: dict[int, CsrOperate] = {}
 
     def _check_exit_request(self, handle: int) -> None:
         found = (
@@ -519,9 +519,6 @@ class InsideAccess:
             self._interrupt_request.value |= _CPU_INTERRUPT_HARD
             self._icount_high.value = 0xFFFF
 
-    def poke(self) -> None:
-        self._icount_high.value = 0xFFFF
-
     def override_csr(
         self,
         csr: int,
@@ -529,11 +526,14 @@ class InsideAccess:
         write: CsrWrite | None,
         quick_read: Callable[[], int] | None = None,
         quick_write: Callable[[], int] | None = None,
+        operate: CsrOperate | None = None,
     ) -> None:
         if read:
             self._reads[csr] = read
         if write:
             self._writes[csr] = write
+        if operate:
+            self._operations[csr] = operate
         entry = _overrides.get(csr)
         if entry is None:
             entry = _overrides[csr] = _Override(self, csr)
@@ -748,7 +748,16 @@ class _Override:
 
     def _on_operation(self, env: int, _csr: int, result: Any, new: int, mask: int) -> int:
         target = _accesses.get(env)
+        operate = target._operations.get(self._csr) if target else None
         try:
+            if target is None and self._original.op:
+                status: int = _CSR_OP(self._original.op)(env, _csr, result, new, mask)
+                return status
+            if operate is not None:
+                old = operate(new, mask)
+                if result:
+                    result[0] = old
+                return 0
             if mask != _M64 or result:
                 old = self._get(target, env)
                 if result:

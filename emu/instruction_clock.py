@@ -23,7 +23,10 @@ class InstructionClock(Clock):
     def __init__(self, hart: Hart, lock: threading.RLock | None = None) -> None:
         super().__init__(lock)
         self._blocks = BlockCounter(hart, self._reached)
+        self._present = hart.present
         self._offset = 0  # ticks
+        # Another thread has raised an interrupt, and no block has begun since.
+        self._was_raised = False
 
     @property
     def executed(self) -> int:
@@ -51,7 +54,12 @@ class InstructionClock(Clock):
             self.ring_due()
             when = self.next_alarm()
         deadline = NEVER if when is None else max(when - self._offset, 0) * BYTES_PER_TICK
-        self._blocks.deadline = min(deadline, NEVER)
+        self._blocks.deadline = 0 if self._was_raised else min(deadline, NEVER)
+
+    def raised(self) -> None:
+        with self.lock:
+            self._was_raised = True
+            self._blocks.deadline = 0
 
     def idle(self, wake: threading.Event, outside: bool) -> bool:
         with self.lock:
@@ -65,4 +73,8 @@ class InstructionClock(Clock):
 
     def _reached(self) -> None:
         with self.lock:
+            if self._was_raised:
+                # The engine may have missed it (see `Hart.remind`); in this thread it cannot.
+                self._was_raised = False
+                self._present()
             self.alarms_changed()

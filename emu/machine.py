@@ -26,6 +26,7 @@ from emu.hart import Hart
 from emu.instruction_clock import InstructionClock
 from emu.paging import PAGE_SIZE
 from emu.ram import Ram
+from emu.sstc import Sstc
 from emu.stop import Stop
 
 # The reset code ends in two 64-bit words that the board fills in: where to go, and what
@@ -69,6 +70,8 @@ class Machine:
         else:
             self.clock = RealClock(self.lock, self.hart.remind)
         self.hart.read_time = self.clock.now
+        self.hart.raised = self.clock.raised
+        self.sstc = Sstc(self.hart, self.clock)
         self.hart.idle = lambda wake: self.clock.idle(wake, self.has_input)
         self.uart = Uart(board.UART.base, output, poll=poll_input)
         self.devices: list[Device] = []

@@ -28,10 +28,10 @@ _PMP_RWX_NAPOT = 0x1F  # ... may be read, written and executed
 def enter_supervisor(hart: Hart, pc: int, hart_id: int = 0, dtb_pa: int = 0) -> None:
     """Put ``hart`` at ``pc`` (PA) in S-mode: a0 = ``hart_id``, a1 = ``dtb_pa`` (PA).
 
-    Translation is off, SIE and sie are 0, stvec is ``pc``, counters can be read, the FPU is
-    on; every other register is 0 and nothing is pending. Who answers the calls is not set
-    here, see `Hart.handlers`. Raises ValueError when ``pc`` is not code in RAM, HartError
-    when the hart's CSRs cannot be reached.
+    Translation is off, SIE and sie are 0, stvec is ``pc``, counters can be read, stimecmp is
+    S-mode's, the FPU is on; every other register is 0 and nothing is pending. Who answers the
+    calls is not set here, see `Hart.handlers`. Raises ValueError when ``pc`` is not code in
+    RAM, HartError when the hart's CSRs cannot be reached.
     """
     if pc % 2 or not hart.ram.contains(pc, 2):
         raise ValueError(f"a kernel cannot be entered at PA {pc:#x}: RAM is {hart.ram}")
@@ -51,8 +51,9 @@ def enter_supervisor(hart: Hart, pc: int, hart_id: int = 0, dtb_pa: int = 0) -> 
     hart.access.csr(CSR.PMPADDR0, _PMP_ALL)
     hart.access.csr(CSR.PMPCFG0, _PMP_RWX_NAPOT)
     w[W.MEDELEG] = MEDELEG
-    if hart.access.csr(CSR.TIME) is None:  # `rdtime` traps here: the SBI answers it
-        w[W.MEDELEG] &= ~(1 << Cause.ILLEGAL_INSTRUCTION)
+    menvcfg = hart.added_csrs.get(CSR.MENVCFG)
+    if menvcfg is not None:  # a hart that is part of a machine: it has a clock
+        menvcfg.write(CSR.MENVCFG_STCE)
     w[W.MIDELEG] = MIDELEG
     w[W.STVEC] = pc
     w[W.A0], w[W.A1] = hart_id, dtb_pa

@@ -123,12 +123,9 @@ class Session:
             if not board.lock.acquire(timeout=_ASK_AGAIN):
                 return 0
             try:
-                taken = board.uart.receive(data)
+                return board.uart.receive(data)
             finally:
                 board.lock.release()
-            if taken:
-                board.clock.raised()
-            return taken
 
         def receive_when_heard(data: bytes) -> int:
             return receive(data) if board.uart.is_heard else 0

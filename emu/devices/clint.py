@@ -45,10 +45,8 @@ class Clint:
 
     def _compare(self) -> None:
         """MTIP from the two registers; an alarm for the time when it will rise."""
-        due = self._clock.now() >= self._mtimecmp
-        if due != self._mtip:
-            self._mtip = due
-            self._set_pending(_MTI, due)
+        self._mtip = due = self._clock.now() >= self._mtimecmp
+        self._set_pending(_MTI, due)
         self._alarm.set(None if due or self._mtimecmp == _NEVER else self._mtimecmp)
 
     def read(self, offset: int, size: int) -> int:
@@ -72,7 +70,7 @@ class Clint:
         elif register == _MTIME:
             self._clock.set_now((self._clock.now() & keep | value) & _MASK64)
             self._compare()
-        elif register == _MSIP and start == 0 and value & 1 != self._msip:
+        elif register == _MSIP and start == 0:
             self._msip = value & 1
             self._set_pending(_MSI, bool(self._msip))
 
@@ -92,5 +90,7 @@ class Clint:
         self._msip = saved.number(state, "msip", 1)
         self._mtimecmp = saved.number(state, "mtimecmp", 64)
         self._mtip = saved.flag(state, "mtip")
+        self._set_pending(_MSI, bool(self._msip))
+        self._set_pending(_MTI, self._mtip)
         waits = not self._mtip and self._mtimecmp != _NEVER
         self._alarm.set(self._mtimecmp if waits else None)

@@ -169,3 +169,4 @@ class Plic:
         self._enable = [bits & _ALL for bits in saved.numbers(state, "enable", 2, _SOURCES)]
         self._threshold = saved.numbers(state, "threshold", 2, 3)
         self._derive()
+        self._update()

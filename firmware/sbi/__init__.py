@@ -41,7 +41,7 @@ from firmware.sbi.numbers import (
     Function,
 )
 from firmware.sbi.timer import Timer
-from firmware.sbi.traps import emulate_time, redirect
+from firmware.sbi.traps import redirect
 
 __all__ = [
     "ERR_DENIED",
@@ -85,7 +85,6 @@ class Sbi:
     ) -> None:
         self._hart = hart
         self._words = w = hart.words
-        self._clock = clock
         self._timer = None if clock is None else Timer(hart, clock)
         harts = Harts(hart, hart_id)
         self._legacy = Legacy(hart, harts, self._timer, output, read_byte)
@@ -154,12 +153,6 @@ class Sbi:
     def _other(self, trap: Trap) -> Stop | None:
         if trap.interrupt or trap.priv == Priv.M:
             return Stop(StopReason.FAULT, trap=trap, detail="a trap to the firmware in Python")
-        if (
-            trap.cause == Cause.ILLEGAL_INSTRUCTION
-            and self._clock is not None
-            and emulate_time(self._hart, self._clock, trap)
-        ):
-            return None
         return redirect(self._hart, trap)
 
     def _base(self) -> Extension:

@@ -1,12 +1,13 @@
-"""The timer (SBI 2.0, chapter 6): an alarm of the board's clock that raises mip.STIP."""
+"""The timer (SBI 2.0, chapter 6): stimecmp where S-mode has it, else an alarm that raises STIP."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from emu import words as W
+from emu.added_csrs import AddedCsr
 from emu.clock import Clock
-from emu.csr import IRQ_STI
+from emu.csr import IRQ_STI, MENVCFG, MENVCFG_STCE, STIMECMP
 from emu.hart import Hart
 from firmware.sbi.numbers import SUCCESS, Extension
 
@@ -29,12 +30,23 @@ class Timer:
 
         All ones is never.
         """
+        stimecmp = self._stimecmp()
+        if stimecmp is not None:
+            stimecmp.write(when)
+            return
         # Under the clock's lock: an alarm that rang between the two would leave STIP of
         # the timer that is gone.
         with self._clock.lock:
             if self._hart.pending >> IRQ_STI & 1:
                 self._hart.set_pending(IRQ_STI, False)
             self._alarm.set(None if when == _NEVER else when)
+
+    def _stimecmp(self) -> AddedCsr | None:
+        """The register, where menvcfg lets S-mode have it; STIP is its wire then."""
+        menvcfg = self._hart.added_csrs.get(MENVCFG)
+        if menvcfg is None or not menvcfg.read() & MENVCFG_STCE:
+            return None
+        return self._hart.added_csrs.get(STIMECMP)
 
     def stop(self) -> None:
         """As it began: not set, and STIP clear."""

@@ -18,10 +18,15 @@ MSI, MTI = 3, 7
 class Bench:
     def __init__(self) -> None:
         self.clock = HandClock()
+        self.levels = {MSI: False, MTI: False}
         self.pending: list[tuple[int, bool]] = []
-        self.clint = Clint(
-            0x200_0000, self.clock, lambda number, level: self.pending.append((number, level))
-        )
+        self.clint = Clint(0x200_0000, self.clock, self.drive)
+
+    def drive(self, number: int, level: bool) -> None:
+        """The wires: that one is driven to what it is already is no news."""
+        if self.levels[number] != level:
+            self.levels[number] = level
+            self.pending.append((number, level))
 
     def read64(self, offset: int) -> int:
         return self.clint.read(offset, 4) | self.clint.read(offset + 4, 4) << 32
@@ -165,7 +170,8 @@ def test_state_round_trip_in_the_middle() -> None:
     copy = Bench()
     copy.clock.set_now(400)
     copy.clint.restore(bench.clint.state())
-    assert copy.news() == [] and copy.clint.state() == bench.clint.state()
+    # The hart does not keep its wires: who drives them restores them.
+    assert copy.news() == [(MSI, True)] and copy.clint.state() == bench.clint.state()
     assert copy.clint.read(MSIP, 4) == 1
     copy.clock.set_now(500)
     assert copy.news() == [(MTI, True)]
@@ -173,7 +179,7 @@ def test_state_round_trip_in_the_middle() -> None:
     again = Bench()
     again.clock.set_now(500)
     again.clint.restore(copy.clint.state())
-    assert again.news() == []
+    assert again.news() == [(MSI, True), (MTI, True)]
     again.write64(MTIMECMP, 600)
     assert again.news() == [(MTI, False)]
     for wrong in ({"msip": 2}, {"mtimecmp": -1}, {"mtimecmp": 1 << 64}, {"mtip": "x"}):

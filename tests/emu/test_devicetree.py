@@ -123,10 +123,10 @@ def test_the_whole_tree() -> None:
             "reg": cells(0),
             "status": text("okay"),
             "compatible": text("riscv"),
-            "riscv,isa": text("rv64imafdc_zicntr_zicsr_zifencei"),
+            "riscv,isa": text("rv64imafdc_zicntr_zicsr_zifencei_sstc"),
             "riscv,isa-base": text("rv64i"),
             "riscv,isa-extensions": text(
-                "i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei"
+                "i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei", "sstc"
             ),
             "mmu-type": text("riscv,sv57"),
             "phandle": cells(1),

@@ -148,7 +148,7 @@ def test_every_csr_and_the_same_future(seed: int) -> None:
     first.hart.words[words.PC] = CODE
     assert first.run(len(code) // 4).reason is StopReason.LIMIT
     assert first.hart.pc == CODE + len(code)
-    for number in range(12):  # as devices do
+    for number in (1, 3, 5, 7, 9, 11):  # as devices do
         if rng.random() < 0.3:
             first.hart.set_pending(number, True)
     # On into the loop, to some instruction of it: between lr and sc, with flags raised.

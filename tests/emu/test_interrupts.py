@@ -35,7 +35,7 @@ def taken(bench: Bench, priv: int, status: int, mideleg: int, mie: int, pending:
     bench.load(S_TAKEN, S_VECTOR)
     w = bench.w
     w[words.MSTATUS], w[words.MIDELEG], w[words.MIE] = status, mideleg, mie
-    bench.hart.pending = 0
+    bench.hart.interrupts.become(0, 0)
     for number in BY_PRIORITY:
         bench.hart.set_pending(number, bool(pending >> number & 1))
     bench.start(LOOP, priv=priv, a0=0)

@@ -49,7 +49,7 @@ def test_every_device_is_as_it_began(access: str, seed: int, image: Path) -> Non
             offset = rng.choice((0, 4, 8, rng.randrange(0x200))) & ~3
             with machine.lock:
                 device.write(offset % device.size, rng.choice((1, 4)), rng.getrandbits(32))
-        machine.hart.pending = rng.getrandbits(12)
+        machine.hart.interrupts.become(rng.getrandbits(12), rng.getrandbits(12))
         assert states(machine) != fresh
         machine.reset()
         assert states(machine) == fresh

@@ -51,6 +51,7 @@ class Supervisor:
         self.bench = bench
         self.hart, self.ram, self.w = bench.hart, bench.ram, bench.w
         self.clock = clock or FakeClock()
+        bench.hart.read_time = self.clock.now
         self.typed = bytearray()
         self.changed: list[tuple[int, int]] = []
         self.sbi = Sbi(

@@ -59,7 +59,7 @@ def test_state(inside: Bench) -> None:
     old = {0x003: 0xFF, 0x140: 5, 0x105: 0x8000_4000, 0x304: 0x222, 0x106: 0, 0x306: 0}
     for csr, value in old.items():
         inside.hart.access.csr(csr, value)
-    inside.hart.set_pending(9, True)
+    inside.hart.set_pending(1, True)
     inside.hart.set_satp(8 << 60 | 0x80100)
     boot(inside)
     assert (inside.hart.pc, inside.hart.priv, inside.hart.satp) == (CODE, 1, 0)
