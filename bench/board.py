@@ -15,7 +15,6 @@ import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -26,7 +25,7 @@ from pathlib import Path
 from bench.guests import compile_to
 from bench.measure import Failed, Ratio, Unmeasurable, least, once
 from emu.stop import Stop, StopReason
-from guest import build
+from guest import build, scratch
 from guest.boot import BootOptions, Disk, prepare
 from guest.expect import Script, Step, drive
 from guest.fetch import FetchError, Guests, guests
@@ -161,8 +160,8 @@ def _linux() -> tuple[dict[str, _Linux | Failed], float | Failed]:
     """
     _need_qemu()
     found = _guests()
-    with tempfile.TemporaryDirectory() as folder:
-        disk = Path(folder) / "disk"
+    with scratch.folder() as folder:
+        disk = folder / "disk"
         data = random.Random(1).randbytes(_DISK_SIZE)
         disk.write_bytes(data)
         kernel, initrd, bios = map(str, (found.kernel, found.initramfs, found.opensbi_dynamic))
@@ -258,8 +257,8 @@ def opensbi_banner() -> tuple[Ratio, str]:
 @once
 def _costs() -> tuple[dict[str, float], dict[str, float] | str]:
     """Seconds of one operation, by the guest's name of it: ours, and QEMU's or why not."""
-    with tempfile.TemporaryDirectory() as folder:
-        guest = Path(folder) / "board_costs.elf"
+    with scratch.folder() as folder:
+        guest = folder / "board_costs.elf"
         compile_to("board_costs", build.SUPERVISOR, guest)
         ours = _cost_lines(_ours(str(guest)))
         try:

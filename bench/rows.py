@@ -6,11 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from emu.machine import Machine
 from emu.paging import PTE_A, PTE_D, PTE_G, PTE_R, PTE_V, PTE_W
 from emu.ram import RAM_BASE, Ram
 from firmware import images
-from guest import build
+from guest import build, scratch
 from guest import elf as elf_file
 from guest.runner import load_physical
 from guest.system import System
@@ -151,8 +149,8 @@ def _ticks(output: bytes) -> list[int]:
 def store_loop() -> tuple[Ratio, str]:
     if shutil.which(board.QEMU) is None:
         raise Unmeasurable(f"{board.QEMU} is not installed")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "store_loop.elf"
+    with scratch.folder() as folder:
+        path = folder / "store_loop.elf"
         compile_to("store_loop", build.BARE, path)
         elf = elf_file.load(path)
         qemu = ["qemu-system-riscv64", "-M", "virt", "-m", "64M", "-nographic", "-bios", str(path)]

@@ -50,10 +50,12 @@ class BootOptions:
 
     ``bios``: "python" for the SBI in Python, "none" for a kernel that begins in M-mode, or
     an image. ``append``: the kernel's command line; None leaves a ``dtb``'s own.
-    ``initrd_data`` is an initrd that is not a file.
+    ``initrd_data`` is an initrd that is not a file, ``kernel_data`` the ELF that ``kernel`` was
+    compiled to.
     """
 
     kernel: Path | None = None
+    kernel_data: bytes | None = None
     bios: str | Path = BIOS_PYTHON
     initrd: Path | None = None
     initrd_data: bytes | None = None
@@ -113,7 +115,11 @@ class _Images:
 def _read(options: BootOptions) -> _Images:
     """Raises ValueError (one line for the user), UsageError."""
     size = options.ram_size
-    kernel = None if options.kernel is None else kernel_image.load(options.kernel, size)
+    kernel = None
+    if options.kernel_data is not None:
+        kernel = kernel_image.parse(options.kernel_data, str(options.kernel), size)
+    elif options.kernel is not None:
+        kernel = kernel_image.load(options.kernel, size)
     firmware = None
     if isinstance(options.bios, Path):
         firmware = kernel_image.load(options.bios, size)

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -32,10 +31,8 @@ OPENSBI = "opensbi"
 _KEPT_SIZE = 16 << 20  # bytes of the console's text in --json
 
 
-def find_kernel(name: str, folder: Path) -> Path:
-    """The file for what the user typed; C and assembly, a file or a folder, is compiled.
-
-    What is compiled is put into ``folder``.
+def find_kernel(name: str) -> tuple[Path, bytes | None]:
+    """The file for what the user typed; and the ELF, if that is C or assembly, a file or folder.
 
     Raises UsageError.
     """
@@ -49,17 +46,17 @@ def find_kernel(name: str, folder: Path) -> Path:
     if path.is_file() or (path.exists() and name not in (*FETCHED, *shipped)):
         if path.is_dir() or path.suffix in build.SOURCE_SUFFIXES:
             try:
-                return build.compile_user_file(path, folder, "firmware")
+                return path, build.compile_user_file(path, "firmware")
             except build.BuildError as e:
                 raise UsageError(f"{name}: {e}") from None
             except OSError as e:
                 raise UsageError(f"{name}: {e.strerror or e}") from None
-        return path
+        return path, None
     if name in FETCHED:
         found = _fetched()
-        return Path(found.kernel if name == "linux" else found.uboot)
+        return Path(found.kernel if name == "linux" else found.uboot), None
     if name in shipped:
-        return shipped[name]
+        return shipped[name], None
     near = get_close_matches(name, (*FETCHED, *shipped), 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UsageError(
@@ -256,10 +253,10 @@ def _boot(
     console = _Kept()
     output = None if as_json else _standard_output()
     with contextlib.ExitStack() as open_things:
-        # What is compiled stays there to the end: a reset reads the images again.
-        folder = open_things.enter_context(tempfile.TemporaryDirectory(prefix="pagewalk-"))
+        path, data = (None, None) if kernel is None else find_kernel(kernel)
         options = BootOptions(
-            kernel=None if kernel is None else find_kernel(kernel, Path(folder)),
+            kernel=path,
+            kernel_data=data,
             disks=disks,
             output=console.write if as_json else output.write if output else write_bytes,
             **plain,

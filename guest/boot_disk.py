@@ -10,9 +10,9 @@ import os
 import shutil
 import struct
 import subprocess
-import tempfile
 from pathlib import Path
 
+from guest import scratch
 from guest.fetch import Guests
 from guest.initramfs import make_initramfs
 
@@ -42,8 +42,8 @@ def make_boot_disk(guests: Guests, path: Path) -> None:
     mke2fs = find_mke2fs()
     if mke2fs is None:
         raise DiskError("a disk needs mke2fs: install e2fsprogs")
-    with tempfile.TemporaryDirectory(prefix="pagewalk-disk-") as work:
-        root = Path(work) / "root"
+    with scratch.folder("pagewalk-disk-") as work:
+        root = work / "root"
         boot = root / "boot"
         (boot / "extlinux").mkdir(parents=True)
         shutil.copyfile(guests.kernel, boot / "linux")
@@ -51,13 +51,15 @@ def make_boot_disk(guests: Guests, path: Path) -> None:
         (boot / "extlinux" / "extlinux.conf").write_text(_EXTLINUX)
         used = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
         size_mib = (used + _SPARE + (1 << 20) - 1) >> 20
-        image = Path(work) / "disk"
+        image = work / "disk"
         # ext2: what U-Boot reads in every version, whatever mke2fs makes of ext4 by now.
         command = [mke2fs, "-q", "-F", "-t", "ext2", "-b", "4096", "-m", "0", "-d", str(root)]
         command += [str(image), f"{size_mib}M"]
         # Its configuration file can add features that U-Boot does not know.
         environ = os.environ | {"MKE2FS_CONFIG": os.devnull, "LC_ALL": "C"}
-        made_it = subprocess.run(command, capture_output=True, text=True, env=environ)
+        made_it = subprocess.run(
+            command, capture_output=True, text=True, env=environ, pass_fds=scratch.holders()
+        )
         if made_it.returncode or not image.is_file():
             told = (made_it.stderr or made_it.stdout).strip().splitlines()
             raise DiskError(f"mke2fs: {told[-1] if told else 'failed without a word'}")

@@ -15,9 +15,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from guest import scratch as scratch_folders
 
 HERE = Path(__file__).resolve().parent
 BUILT = HERE / "built"
@@ -103,7 +104,9 @@ def _zig(*args: str) -> None:
             "compiling needs ziglang, which is not installed: pip install 'pagewalk[compile]'"
         )
     command = [sys.executable, "-m", "ziglang", *args]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, pass_fds=scratch_folders.holders()
+    )
     if done.returncode:
         raise BuildError((done.stderr or done.stdout).strip())
 
@@ -175,12 +178,17 @@ def kind_of_source(text: str) -> Kind:
     return MODULE if "module_init" in text else PROGRAM
 
 
-def compile_user_file(source: Path, folder: Path, machine: str | None = None) -> Path:
-    """Compile a user's C or assembly file into ``folder`` for a machine; the ELF's path.
+def compile_user_file(source: Path, machine: str | None = None) -> bytes:
+    """Compile a user's C or assembly file for a machine; the ELF, which is in no file.
 
     A folder is an S-mode kernel, see `build_folder`. Raises BuildError with the compiler's
-    message.
+    message, OSError.
     """
+    with scratch_folders.folder() as folder:
+        return _compile_into(folder, source, machine).read_bytes()
+
+
+def _compile_into(folder: Path, source: Path, machine: str | None) -> Path:
     if source.is_dir():
         output = folder / (source.resolve().name + ".elf")
         build_folder(SUPERVISOR, source, output, folder)
@@ -213,8 +221,7 @@ def write_headers() -> None:
 
 def build_all() -> None:
     """Everything that the package ships. Raises BuildError."""
-    with tempfile.TemporaryDirectory(prefix="pagewalk-build-") as name:
-        scratch = Path(name)
+    with scratch_folders.folder("pagewalk-build-") as scratch:
         # zig's cache would go to the home directory, which a build must not touch.
         os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(scratch / "cache"))
         os.environ.setdefault("ZIG_LOCAL_CACHE_DIR", str(scratch / "cache"))
@@ -246,8 +253,8 @@ def main(arguments: list[str]) -> int:
         folder, output = map(Path, arguments)
         if not folder.is_dir():
             raise BuildError(f"{folder}: no such folder")
-        with tempfile.TemporaryDirectory(prefix="pagewalk-build-") as name:
-            build_folder(SUPERVISOR, folder, output, Path(name))
+        with scratch_folders.folder("pagewalk-build-") as scratch:
+            build_folder(SUPERVISOR, folder, output, scratch)
     except (BuildError, OSError) as e:
         print(f"guest.build: {e}", file=sys.stderr)
         return 2

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from emu.debug.atomic_file import replacing
 from guest import fetch
 from guest.fetch import Guests, module_depends
 
@@ -152,17 +152,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():  # /dev/stdout and the like
         path.write_bytes(data)
         return
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(handle, "wb") as new:
-            new.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with replacing(path) as new:
+        new.write(data)
 
 
 @click.command()

@@ -7,7 +7,6 @@ kernel    Python is firmware and kernel: U-mode programs and kernel modules
 
 from __future__ import annotations
 
-import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +67,7 @@ def find(name: str, machine: str | None) -> Elf:
     path = Path(name)
     known = shipped()
     if name in known and not path.is_file():  # a folder of that name is not meant
-        return _load(known[name], machine)
+        return _parse(elf_file.read(known[name]), str(known[name]), machine)
     if not path.exists():
         if "/" in name or path.suffix:
             raise UsageError(f"{name}: no such file")
@@ -76,22 +75,20 @@ def find(name: str, machine: str | None) -> Elf:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"{name}: no such file, and no guest of that name{hint} (pagewalk list)")
     if path.suffix in build.SOURCE_SUFFIXES and path.is_file():
-        with tempfile.TemporaryDirectory(prefix="pagewalk-") as folder:
-            try:
-                return _load(build.compile_user_file(path, Path(folder), machine), machine)
-            except build.BuildError as e:
-                raise UsageError(f"{name}: {e}") from None
-            except OSError as e:
-                raise UsageError(f"{name}: {e.strerror or e}") from None
-    return _load(path, machine)
+        try:
+            return _parse(build.compile_user_file(path, machine), name, machine)
+        except build.BuildError as e:
+            raise UsageError(f"{name}: {e}") from None
+        except OSError as e:
+            raise UsageError(f"{name}: {e.strerror or e}") from None
+    return _parse(elf_file.read(path), name, machine)
 
 
-def _load(path: Path, machine: str | None) -> Elf:
-    data = elf_file.read(path)
-    elf = elf_file.parse(data, str(path), physical=True)
+def _parse(data: bytes, name: str, machine: str | None) -> Elf:
+    elf = elf_file.parse(data, name, physical=True)
     if machine_for(elf, machine) != "kernel":
         return elf
-    return elf_file.parse(data, str(path))  # by the rules for programs and modules
+    return elf_file.parse(data, name)  # by the rules for programs and modules
 
 
 def machine_for(elf: Elf, asked: str | None) -> str:

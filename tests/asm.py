@@ -22,6 +22,8 @@ import tempfile
 from functools import cache, cached_property
 from pathlib import Path
 
+from guest import scratch
+
 BASE = 0x8000_0000
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -42,10 +44,17 @@ def _kept_in() -> Path:
     return folder
 
 
-def _zig(*args: str, cwd: str) -> None:
-    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cwd, "ZIG_LOCAL_CACHE_DIR": cwd}
+def _zig(*args: str, cwd: Path) -> None:
+    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cwd), "ZIG_LOCAL_CACHE_DIR": str(cwd)}
     command = [sys.executable, "-m", "ziglang", *args]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        pass_fds=scratch.holders(),
+    )
     if done.returncode:
         raise AssertionError(f"{' '.join(command)}\n{done.stderr or done.stdout}")
 
@@ -53,7 +62,7 @@ def _zig(*args: str, cwd: str) -> None:
 def _build(text: str, base: int) -> tuple[bytes, dict[str, int]]:
     from elftools.elf.elffile import ELFFile
 
-    with tempfile.TemporaryDirectory(prefix="pagewalk-asm-") as folder:
+    with scratch.folder("pagewalk-asm-") as folder:
         Path(folder, "a.S").write_text(f".text\n.option norelax\n{text}\n")
         _zig(*_COMPILE, "-o", "a.o", "a.S", cwd=folder)
         _zig(*_LINK, f"-Ttext={base:#x}", "-o", "a.elf", "a.o", cwd=folder)

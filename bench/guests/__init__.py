@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from bench.measure import Unmeasurable
-from guest import build
+from guest import build, scratch
 from guest import elf as elf_file
 from guest.elf import Elf
 
@@ -14,8 +13,8 @@ HERE = Path(__file__).parent
 
 
 def compiled(name: str, kind: build.Kind, suffix: str) -> Elf:
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / f"{name}{suffix}"
+    with scratch.folder() as folder:
+        output = folder / f"{name}{suffix}"
         compile_to(name, kind, output)
         return elf_file.load(output)
 

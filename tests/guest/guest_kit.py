@@ -14,7 +14,7 @@ from pathlib import Path
 import mm
 from emu.paging import SV39, PagingMode
 from emu.stop import Stop, StopReason
-from guest import build
+from guest import build, scratch
 from guest import elf as elf_file
 from guest.elf import Elf
 from guest.process import Process
@@ -48,12 +48,11 @@ def compiled(kind: build.Kind, text: str, suffix: str = ".c") -> Path:
     ).hexdigest()[:24]
     made = _kept_in() / f"{key}{'.ko' if kind is build.MODULE else '.elf'}"
     if not made.exists():
-        with tempfile.TemporaryDirectory(prefix="pagewalk-test-") as name:
-            scratch = Path(name)
-            source = scratch / f"guest{suffix}"
+        with scratch.folder("pagewalk-test-") as folder:
+            source = folder / f"guest{suffix}"
             source.write_text(text)
-            output = scratch / f"out{made.suffix}"
-            build.build(kind, [source], output, scratch)
+            output = folder / f"out{made.suffix}"
+            build.build(kind, [source], output, folder)
             ready = made.with_suffix(f".{os.getpid()}")
             ready.write_bytes(output.read_bytes())
             ready.replace(made)

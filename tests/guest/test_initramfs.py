@@ -209,7 +209,7 @@ def test_writes_whole_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("guest.initramfs.os.replace", full)
+    monkeypatch.setattr("emu.debug.atomic_file.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, b"two")
     assert path.read_bytes() == b"one"
