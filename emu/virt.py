@@ -53,7 +53,7 @@ class VirtBoard(Machine):
     """The board with ``ram_size`` bytes of RAM and ``disks``, in the virtio slots of `slots_of`.
 
     ``slots``: what each disk asks for, by default nothing. The rng takes the last slot that is
-    left.
+    left. ``virtio_legacy``: virtio devices of version 1, as QEMU has them unless it is told.
 
     ``output`` gets the UART's bytes. In a ``deterministic`` machine time is the guest's own
     progress and randomness comes from ``seed``; else they are the host's. Raises ValueError
@@ -69,6 +69,7 @@ class VirtBoard(Machine):
         seed: int = 0,
         access: str = "auto",
         slots: Sequence[int | None] | None = None,
+        virtio_legacy: bool = False,
     ) -> None:
         found = slots_of([None] * len(disks) if slots is None else slots)
         super().__init__(ram_size, output, access, deterministic=deterministic)
@@ -85,16 +86,17 @@ class VirtBoard(Machine):
             self.attach(device)
         self.disks = list(disks)
         free = list(board.VIRTIO)
+        changed = hart.code_changed
         for disk, number in zip(disks, found, strict=True):
             place = board.VIRTIO[number]
             free.remove(place)
             line = self._line(place)
-            self.attach(VirtioBlk(place.base, ram, disk, line, hart.code_changed))
+            self.attach(VirtioBlk(place.base, ram, disk, line, changed, legacy=virtio_legacy))
         place = free.pop()
-        rng = VirtioRng(place.base, ram, self.random, self._line(place), hart.code_changed)
-        self.attach(rng)
+        line = self._line(place)
+        self.attach(VirtioRng(place.base, ram, self.random, line, changed, virtio_legacy))
         for place in free:
-            self.attach(Virtio(place.base, ram))
+            self.attach(Virtio(place.base, ram, legacy=virtio_legacy))
         self._at_first = [(device, device.state()) for device in self.devices]
 
     def _line(self, place: board.Place) -> Callable[[bool], None]:

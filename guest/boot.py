@@ -18,6 +18,8 @@ from emu.board import RAM_SIZE_DEFAULT
 from emu.csr import Priv
 from emu.debug.symbols import Symbols
 from emu.devices.disk_image import DiskImage
+from emu.devices.virtio_blk import VirtioBlk
+from emu.devices.virtio_mmio import Virtio
 from emu.virt import VirtBoard
 from firmware.enter import enter_supervisor
 from firmware.fw_dynamic import fw_dynamic_info
@@ -51,7 +53,7 @@ class BootOptions:
     ``bios``: "python" for the SBI in Python, "none" for a kernel that begins in M-mode, or
     an image. ``append``: the kernel's command line; None leaves a ``dtb``'s own.
     ``initrd_data`` is an initrd that is not a file, ``kernel_data`` the ELF that ``kernel`` was
-    compiled to.
+    compiled to. ``virtio_legacy``: virtio devices of version 1.
     """
 
     kernel: Path | None = None
@@ -60,6 +62,7 @@ class BootOptions:
     initrd: Path | None = None
     initrd_data: bytes | None = None
     disks: Sequence[Disk] = ()
+    virtio_legacy: bool = False
     append: str | None = None
     dtb: Path | None = None
     ram_size: int = RAM_SIZE_DEFAULT
@@ -96,6 +99,22 @@ class Booted:
             self.sbi.reset()
         self.placement, self.dtb = _begin(self.board, self.options, images)
         self.board.hart.access.flush_code()
+
+    def virtio_note(self) -> str | None:
+        """What the user should know of a guest that wants the other version of virtio."""
+        legacy = self.options.virtio_legacy
+        version, other, way = (1, 2, "without") if legacy else (2, 1, "with")
+        devices = [device for device in self.board.devices if isinstance(device, Virtio)]
+        disks = [device for device in devices if isinstance(device, VirtioBlk)]
+        if any(device.driven_as_other for device in devices):
+            return f"the guest drives virtio as version {other}: try it {way} --virtio-legacy"
+        looked = any(device.version_was_read for device in devices)
+        if disks and looked and not any(disk.was_driven for disk in disks):
+            return (
+                f"the guest has looked at virtio's version, {version}, and driven no disk: if it "
+                f"wants version {other}, try it {way} --virtio-legacy"
+            )
+        return None
 
     def parts(self) -> dict[str, snapshot.Part]:
         """What a snapshot keeps beside the board."""
@@ -188,7 +207,7 @@ def resume(options: BootOptions, path: Path) -> Booted:
     board = _board(options, found.ram_size, found.deterministic)
     try:
         sbi = _hold_m(board, options) if Priv.M.value in found.levels else None
-        booted = Booted(board, None, _symbols(options), sbi)
+        booted = Booted(board, None, _symbols(options), sbi, options=options)
         snapshot.load(board, path, parts=booted.parts())
         return booted
     except BaseException:
@@ -200,8 +219,9 @@ def _board(options: BootOptions, ram_size: int, deterministic: bool) -> VirtBoar
     disks = [DiskImage(disk.path, disk.mode) for disk in options.disks]
     slots = [disk.slot for disk in options.disks]
     return VirtBoard(
-        ram_size, options.output, disks, deterministic, options.seed, options.access, slots
-    )
+        ram_size, options.output, disks, deterministic, options.seed, options.access, slots,
+        options.virtio_legacy,
+    )  # fmt: skip
 
 
 def _hold_m(board: VirtBoard, options: BootOptions) -> Sbi:

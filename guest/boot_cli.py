@@ -133,6 +133,12 @@ def register(main: click.Group) -> None:
         "virtio-mmio-bus.N (0 is at 0x10001000), else the last free one is taken. May be repeated.",
     )
     @click.option(
+        "--virtio-legacy",
+        is_flag=True,
+        help="virtio devices of version 1, QEMU's default, which many small kernels want; "
+        "else of version 2.",
+    )
+    @click.option(
         "--append",
         metavar="TEXT",
         help="The kernel's command line. Default for linux: console=ttyS0.",
@@ -221,7 +227,7 @@ def register(main: click.Group) -> None:
         pagewalk boot linux --bios opensbi              with OpenSBI in M-mode
         pagewalk boot Image --initrd root.cpio --append "console=ttyS0"
         pagewalk boot u-boot --bios opensbi --disk disk.img
-        pagewalk boot kernel --bios none --disk fs.img,bus=0
+        pagewalk boot kernel --bios none --disk fs.img,bus=0 --virtio-legacy
         pagewalk boot tiny --gdb 1234                   wait for gdb
 
         On a terminal every key goes to the guest, Ctrl-C too; Ctrl-A x ends the machine and
@@ -286,6 +292,7 @@ def _boot(
         )
         if stop.reason is StopReason.INTERRUPTED and session.ended_by is not None:
             _say_who_ended_it(outcome, session.ended_by, timeout)
+        outcome.notes += filter(None, [booted.virtio_note()])
         if save is not None and stop.reason in (StopReason.INTERRUPTED, StopReason.WFI):
             session.save()
         if core is not None:

@@ -47,13 +47,14 @@ class VirtioBlk(Virtio):
         on_irq: Callable[[bool], None] = lambda level: None,
         written: Callable[[int, int], None] = lambda pa, size: None,
         serial: bytes = b"pagewalk",
+        legacy: bool = False,
     ) -> None:
         # capacity (sectors), size_max, seg_max, geometry, blk_size: the head of
         # struct virtio_blk_config. The header and the status take two descriptors.
         seg_max = _QUEUE_SIZE - 2
         config = struct.pack("<QIIII", disk.size // SECTOR_SIZE, 0, seg_max, 0, SECTOR_SIZE)
         features = _F_SEG_MAX | _F_BLK_SIZE | _F_FLUSH | (_F_RO if disk.is_readonly else 0)
-        super().__init__(base, ram, on_irq, written, features, config)
+        super().__init__(base, ram, on_irq, written, features, config, legacy)
         self.disk = disk
         self._serial = serial[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
         self._bytes = ram.u64.cast("B")

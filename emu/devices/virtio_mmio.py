@@ -7,6 +7,9 @@ itself is an empty slot (device ID 0), which drivers pass over.
 A driver that breaks a rule finds DEVICE_NEEDS_RESET in the status and, when it was running,
 a configuration interrupt; the device then does nothing until it is reset.
 
+The registers are those of version 2, or, where the board was asked for it, of version 1: see
+`emu.devices.virtio_legacy` for what differs.
+
 Source: virtio 1.2, sections 2.1 (status), 2.2 (features), 4.2 (MMIO, version 2).
 """
 
@@ -15,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from emu.devices import saved
+from emu.devices import saved, virtio_legacy
+from emu.devices.virtio_legacy import LegacyPlace
 from emu.devices.virtqueue import Chain, Virtqueue, VirtqueueError
 from emu.ram import Ram
 
@@ -24,7 +28,7 @@ _DEVICE_FEATURES, _DEVICE_FEATURES_SEL = 0x10, 0x14
 _DRIVER_FEATURES, _DRIVER_FEATURES_SEL = 0x20, 0x24
 _QUEUE_SEL, _QUEUE_NUM_MAX, _QUEUE_NUM, _QUEUE_READY = 0x30, 0x34, 0x38, 0x44
 _QUEUE_NOTIFY, _INTERRUPT_STATUS, _INTERRUPT_ACK, _STATUS = 0x50, 0x60, 0x64, 0x70
-_SHM_FIRST, _SHM_LAST = 0xB0, 0xBC
+_SHM_LENGTHS = (0xB0, 0xB4)
 _CONFIG = 0x100
 # Low and high halves of the three areas: the area, and how far the half is shifted.
 _QUEUE_AREAS = {
@@ -37,17 +41,19 @@ _DRIVER_OK, _FEATURES_OK, _NEEDS_RESET = 4, 8, 0x40
 _USED_BUFFER, _CONFIG_CHANGE = 1, 2  # bits of InterruptStatus
 
 _F_INDIRECT_DESC, _F_VERSION_1 = 1 << 28, 1 << 32
+_VERSION_MODERN = 2
 
 
 class _Queue:
     """What a driver has written about one queue; ``ring`` once it is ready."""
 
-    __slots__ = ("areas", "ring", "size", "size_max")
+    __slots__ = ("areas", "legacy", "ring", "size", "size_max")
 
     def __init__(self, size_max: int) -> None:
         self.size_max = size_max
         self.size = 0
         self.areas = [0, 0, 0]
+        self.legacy = LegacyPlace()
         self.ring: Virtqueue | None = None
 
 
@@ -55,7 +61,10 @@ class Virtio:
     """One slot. ``written(pa, size)`` is called for each piece of RAM that the device wrote.
 
     ``on_irq(level)`` is told of the interrupt line at each update of it. ``error`` says in one
-    line why the device needs a reset, for people.
+    line why the device needs a reset, for people. ``legacy``: a device of version 1.
+
+    What the driver made of that stands in ``version_was_read``, ``was_driven`` (it has written
+    something) and ``driven_as_other`` (something that only the other version has).
     """
 
     name = "virtio"
@@ -71,6 +80,7 @@ class Virtio:
         written: Callable[[int, int], None] = lambda pa, size: None,
         features: int = 0,
         config: bytes = b"",
+        legacy: bool = False,
     ) -> None:
         self.base = base
         self.size = 0x1000
@@ -78,8 +88,11 @@ class Virtio:
         self.written = written
         self._on_irq = on_irq
         self.stop_wanted: Callable[[], bool] = lambda: False
-        self._features = features | _F_VERSION_1 | _F_INDIRECT_DESC
+        self._features = features | _F_INDIRECT_DESC | (0 if legacy else _F_VERSION_1)
         self._config = config
+        self._is_legacy = legacy
+        self._legacy_page_shift = 0
+        self.version_was_read = self.was_driven = self.driven_as_other = False
         self._reset_registers()
 
     def serve(self, queue: int, chain: Chain) -> int | None:
@@ -106,13 +119,19 @@ class Virtio:
 
     def _fail(self, error: VirtqueueError) -> None:
         self.error = str(error)
+        if self._is_legacy:
+            return  # the bit came with virtio 1.0
         self._status |= _NEEDS_RESET
         if self._status & _DRIVER_OK:
             self._set_isr(self._isr | _CONFIG_CHANGE)
 
     def _notify(self, index: int) -> None:
         """Do all requests that stand in a queue now."""
-        if index >= len(self._queues) or self._status & (_DRIVER_OK | _NEEDS_RESET) != _DRIVER_OK:
+        if index >= len(self._queues) or self.error:
+            return
+        if self._is_legacy:
+            self._open_legacy(self._queues[index])
+        elif not self._status & _DRIVER_OK:
             return
         ring = self._queues[index].ring
         if ring is None:
@@ -158,7 +177,8 @@ class Virtio:
         if offset == _MAGIC:
             return _MAGIC_VALUE
         if offset == _VERSION:
-            return 2
+            self.version_was_read = True
+            return virtio_legacy.VERSION if self._is_legacy else _VERSION_MODERN
         if offset == _DEVICE_ID:
             return self.device_id
         if offset == _VENDOR_ID:
@@ -166,19 +186,22 @@ class Virtio:
         if offset == _DEVICE_FEATURES:
             select = self._device_features_sel
             return self._features >> 32 * select & 0xFFFF_FFFF if select < 2 else 0
-        if _SHM_FIRST <= offset <= _SHM_LAST:
-            return 0xFFFF_FFFF if offset % 4 == 0 else 0  # there is no shared memory
+        if offset in _SHM_LENGTHS:
+            return 0xFFFF_FFFF  # there is no shared memory
         queue = self._selected()
         if queue is not None:
             if offset == _QUEUE_NUM_MAX:
                 return queue.size_max
-            if offset == _QUEUE_READY:
+            if offset == _QUEUE_READY and not self._is_legacy:
                 return int(queue.ring is not None)
+            if offset == virtio_legacy.QUEUE_PFN and self._is_legacy:
+                return queue.legacy.pa >> self._legacy_page_shift & 0xFFFF_FFFF
         return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
         if size != 4:
             return
+        self.was_driven = True
         value &= 0xFFFF_FFFF
         if offset == _QUEUE_NOTIFY:
             self._notify(value)
@@ -191,14 +214,23 @@ class Virtio:
         elif offset == _DRIVER_FEATURES_SEL:
             self._driver_features_sel = value
         elif offset == _DRIVER_FEATURES:
-            if self._driver_features_sel < 2 and not self._status & _FEATURES_OK:
-                shift = 32 * self._driver_features_sel
-                kept = self._driver_features & ~(0xFFFF_FFFF << shift)
-                self._driver_features = kept | value << shift
+            self._write_features(value)
         elif offset == _QUEUE_SEL:
             self._queue_sel = value
+        elif offset in virtio_legacy.REGISTERS:
+            self._write_legacy(offset, value)
         else:
             self._write_queue(offset, value)
+
+    def _write_features(self, value: int) -> None:
+        select = self._driver_features_sel
+        if self._status & _FEATURES_OK or select > (0 if self._is_legacy else 1):
+            return
+        if self._is_legacy:
+            self._driver_features = value & self._features
+        else:
+            kept = self._driver_features & ~(0xFFFF_FFFF << 32 * select)
+            self._driver_features = kept | value << 32 * select
 
     def _selected(self) -> _Queue | None:
         return self._queues[self._queue_sel] if self._queue_sel < len(self._queues) else None
@@ -218,7 +250,12 @@ class Virtio:
         queue = self._selected()
         if queue is None:
             return
-        if offset == _QUEUE_READY:
+        if offset == _QUEUE_NUM and self._is_legacy:
+            queue.size = value
+            queue.ring = None
+        elif self._is_legacy:
+            self.driven_as_other |= offset == _QUEUE_READY
+        elif offset == _QUEUE_READY:
             if not value & 1:
                 queue.ring = None
             elif queue.ring is None:
@@ -241,9 +278,37 @@ class Virtio:
             self.ram, queue.size, queue.size_max, (table, driver, device), self.written
         )
 
+    def _write_legacy(self, offset: int, value: int) -> None:
+        if not self._is_legacy:
+            self.driven_as_other = True
+            return
+        if offset == virtio_legacy.GUEST_PAGE_SIZE:
+            self._legacy_page_shift = virtio_legacy.page_shift(value)
+            return
+        queue = self._selected()
+        if queue is None:
+            return
+        if offset == virtio_legacy.QUEUE_PFN:
+            queue.legacy.pa = value << self._legacy_page_shift
+        elif value:
+            queue.legacy.align = value
+        queue.ring = None  # looked for when it is used: registers are written in any order
+
+    def _open_legacy(self, queue: _Queue) -> None:
+        """The ring of a queue that has a page number."""
+        if queue.ring is None and queue.legacy.pa:
+            queue.size = queue.size or queue.size_max
+            queue.areas = list(queue.legacy.areas(queue.size))
+            try:
+                queue.ring = self._ring(queue)
+            except VirtqueueError as e:
+                self._fail(e)
+
     def state(self) -> dict[str, Any]:
         return {
             "device_id": self.device_id,
+            "version": virtio_legacy.VERSION if self._is_legacy else _VERSION_MODERN,
+            "legacy_page_shift": self._legacy_page_shift,
             "status": self._status,
             "isr": self._isr,
             "device_features_sel": self._device_features_sel,
@@ -256,6 +321,7 @@ class Virtio:
                     "size": queue.size,
                     "areas": list(queue.areas),
                     "ring": None if queue.ring is None else queue.ring.state(),
+                    "legacy": queue.legacy.state(),
                 }
                 for queue in self._queues
             ],
@@ -264,6 +330,9 @@ class Virtio:
     def restore(self, state: dict[str, Any]) -> None:
         if saved.number(state, "device_id", 32) != self.device_id:
             raise ValueError(f"saved state of virtio device {state['device_id']}")
+        if (saved.number(state, "version", 2) == virtio_legacy.VERSION) != self._is_legacy:
+            which = "version 2, without" if self._is_legacy else "version 1, with"
+            raise ValueError(f"its virtio devices are of {which} --virtio-legacy")
         if len(state["queues"]) != len(self.queue_sizes):
             raise ValueError(f"saved state of {len(state['queues'])} queues")
         self._reset_registers()
@@ -274,9 +343,12 @@ class Virtio:
         self._driver_features = saved.number(state, "driver_features", 64)
         self._queue_sel = saved.number(state, "queue_sel", 32)
         self.error = str(state["error"])
+        self._legacy_page_shift = saved.number(state, "legacy_page_shift", 5)
         for queue, old in zip(self._queues, state["queues"], strict=True):
             queue.size = saved.number(old, "size", 32)
             queue.areas = saved.numbers(old, "areas", 3, 64)
+            if self._is_legacy:
+                queue.legacy.restore(old["legacy"])
             ring = saved.optional(old, "ring")
             if ring is not None:
                 try:

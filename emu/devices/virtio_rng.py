@@ -33,8 +33,9 @@ class VirtioRng(Virtio):
         generator: random.Random,
         on_irq: Callable[[bool], None] = lambda level: None,
         written: Callable[[int, int], None] = lambda pa, size: None,
+        legacy: bool = False,
     ) -> None:
-        super().__init__(base, ram, on_irq, written)
+        super().__init__(base, ram, on_irq, written, legacy=legacy)
         self._generator = generator
 
     def serve(self, queue: int, chain: Chain) -> int:

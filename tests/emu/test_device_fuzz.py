@@ -108,6 +108,9 @@ class Board:
         if kind == "blk":
             disk = DiskImage(path, "cow")
             return VirtioBlk(0, self.ram, disk, self.lines.line, self.written)
+        if kind == "legacy":
+            disk = DiskImage(path, "cow")
+            return VirtioBlk(0, self.ram, disk, self.lines.line, self.written, legacy=True)
         if kind == "rng":
             return VirtioRng(0, self.ram, random.Random(1), self.lines.line, self.written)
         if kind == "finisher":
@@ -115,7 +118,7 @@ class Board:
         return Virtio(0, self.ram, self.lines.line)
 
 
-KINDS = ("uart", "clint", "plic", "rtc", "blk", "rng", "empty", "finisher")
+KINDS = ("uart", "clint", "plic", "rtc", "blk", "legacy", "rng", "empty", "finisher")
 
 
 @pytest.fixture

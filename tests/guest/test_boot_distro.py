@@ -121,6 +121,21 @@ def test_a_read_only_disk(guests: Guests, tmp_path: Path) -> None:
     assert script.passed, script.missing() + "\n".join(script.failures)
 
 
+def test_linux_drives_virtio_of_version_1(guests: Guests, tmp_path: Path) -> None:
+    """The same session with its disk in slot 0, as a device that knows no VERSION_1."""
+    disk = tmp_path / "disk"
+    data = pattern_disk(disk)
+    script = Script(session(guests.version, RAM_SIZE, data, write=True))
+    options = linux(guests, disks=[Disk(disk, slot=0)], virtio_legacy=True)
+    with machine(script, options) as run:
+        stop = run.go()
+        blk = next(device for device in run.booted.board.devices if device.name == "virtio-blk")
+        assert run.booted.virtio_note() is None
+    assert script.passed, script.missing() + "\n".join(script.failures)
+    assert (stop.reason, stop.code) == (StopReason.EXIT, 0), stop
+    assert blk.read(4, 4) == 1
+
+
 def test_opensbi_fw_jump_goes_on_to_linux(guests: Guests) -> None:
     script = Script([Step(b"OpenSBI v"), Step(b"Boot HART MEDELEG"), *boot_steps()])
     with machine(script, linux(guests, bios=guests.opensbi_jump)) as run:
