@@ -146,8 +146,8 @@ def min_free_kbytes(lowmem_pages: int) -> int:
     return min(max(isqrt(lowmem_pages * 4 * 16), 128), 262144)
 
 
-def setup_per_zone_wmarks(zones: Iterable[Zone], min_free: int | None = None) -> None:
-    """Set ``_watermark[4]`` of every zone (__setup_per_zone_wmarks).
+def zone_watermarks(zones: Iterable[Zone], min_free: int | None = None) -> list[list[int]]:
+    """``_watermark[4]`` of every zone (__setup_per_zone_wmarks).
 
     ``min_free`` is vm.min_free_kbytes (kB); None is what Linux computes. 0: no reserves at
     all, the marks of HighMem and Movable included.
@@ -155,6 +155,7 @@ def setup_per_zone_wmarks(zones: Iterable[Zone], min_free: int | None = None) ->
     zones = list(zones)
     lowmem = sum(z.managed_pages for z in zones if z.type < ZoneType.HIGHMEM)
     pages_min = (min_free_kbytes(lowmem) if min_free is None else min_free) >> (PAGE_SHIFT - 10)
+    marks = []
     for zone in zones:
         managed = zone.managed_pages
         share = pages_min * managed // lowmem if lowmem else 0
@@ -162,23 +163,39 @@ def setup_per_zone_wmarks(zones: Iterable[Zone], min_free: int | None = None) ->
         is_high = zone.type >= ZoneType.HIGHMEM
         minimum = min(max(managed // 1024, 32), 128) if is_high and pages_min else share
         distance = max(share // 4, managed * 10 // 10000)
-        for mark in range(4):
-            zone._watermark[mark] = minimum + mark * distance
+        marks.append([minimum + mark * distance for mark in range(4)])
+    return marks
 
 
-def setup_per_zone_lowmem_reserve(zones: Sequence[Zone]) -> None:
-    """Set ``lowmem_reserve[j]``: what a zone keeps from requests that could use zone j."""
+def setup_per_zone_wmarks(zones: Sequence[Zone], min_free: int | None = None) -> None:
+    """Set the watermarks of every zone to zone_watermarks()."""
+    for zone, marks in zip(zones, zone_watermarks(zones, min_free), strict=True):
+        for mark, pages in enumerate(marks):
+            zone._watermark[mark] = pages
+
+
+def lowmem_reserves(zones: Sequence[Zone]) -> list[list[int]]:
+    """``lowmem_reserve[j]`` of every zone: what it keeps from requests that could use zone j
+    (setup_per_zone_lowmem_reserve)."""
     managed = {z.type: z.managed_pages for z in zones}
+    reserves = []
     for zone in zones:
         ratio = LOWMEM_RESERVE_RATIO[zone.type]
         above = 0
+        row = [0] * MAX_NR_ZONES
         for j in ZoneType:
-            if j <= zone.type:
-                zone.lowmem_reserve[j] = 0
-                continue
-            above += managed.get(j, 0)
-            keep = ratio and zone.managed_pages
-            zone.lowmem_reserve[j] = above // ratio if keep else 0
+            if j > zone.type:
+                above += managed.get(j, 0)
+                row[j] = above // ratio if ratio and zone.managed_pages else 0
+        reserves.append(row)
+    return reserves
+
+
+def setup_per_zone_lowmem_reserve(zones: Sequence[Zone]) -> None:
+    """Set the reserves of every zone to lowmem_reserves()."""
+    for zone, row in zip(zones, lowmem_reserves(zones), strict=True):
+        for j, pages in enumerate(row):
+            zone.lowmem_reserve[j] = pages
 
 
 def build_zonelist(zones: Sequence[Zone], highest: int) -> list[Zone]:
