@@ -94,6 +94,7 @@ class Hart:
         # Called at the start of each run, before the first instruction.
         self.before_run: Callable[[], None] = lambda: None
         self.wake = threading.Event()
+        self._waits = False  # in `_wait`
         self._thread = 0
         self._stop: Stop | None = None
         self._error: BaseException | None = None
@@ -608,7 +609,10 @@ class Hart:
         with self._running_lock:
             if not self._stop_asked or not self.running:
                 return False
-            inside.emu_stop(self.uc)
+            if self._in_place:
+                inside.emu_stop(self.uc)
+            else:
+                self._look_again.set()
             return True
 
     def stop_wanted(self) -> bool:
@@ -756,13 +760,46 @@ class Hart:
     def _wait(self) -> bool:
         """`wfi`: wait until an interrupt is pending that mie has; False: none can ever be."""
         w = self.words
-        while not self.pending & w[words.MIE] and not self._stop_asked:
-            self.wake.clear()
-            if self.pending & w[words.MIE] or self._stop_asked:
-                break  # it came before the clear
-            if not self.idle(self.wake):
-                return False
-        return True
+        self._waits = True
+        try:
+            while not self.pending & w[words.MIE] and not self._stop_asked:
+                self.wake.clear()
+                if self.pending & w[words.MIE] or self._stop_asked:
+                    break  # it came before the clear
+                if not self.idle(self.wake):
+                    return False
+            return True
+        finally:
+            self._waits = False
+
+    def lost_wakeup(self) -> str | None:
+        """Why a hart that makes no progress should have, None when it is as it should be.
+
+        For who watches a machine from another thread. It looks at one moment of a hart that
+        runs, and what it finds may be about to be mended: found twice, with nothing executed
+        between, it is a fault (docs/hart.md, "Who orders what").
+        """
+        with self.pending_lock:
+            enabled = self.pending & self.words[words.MIE]
+            if not self.running:
+                return None
+            if self._stop_asked:
+                where = "waits" if self._waits else "goes on"
+                return f"a stop was asked for, and the run {where}"
+            if self._waits:
+                if enabled and not self.wake.is_set():
+                    return f"it waits, and {enabled:#x} is pending and enabled"
+                return None
+            if not self._in_place or self.interrupts_held or self._stepping or self._undone:
+                return None
+            choice = trap.choose_interrupt(self.words, self.pending)
+            shown = self.words[words.MIP]
+            if choice is not None and self.handlers[choice[1]] is not None:
+                choice = None  # it is not for the engine to take
+            wanted = 0 if choice is None else 1 << choice[0]
+            if shown != wanted:
+                return f"the engine is shown {shown:#x}, and {wanted:#x} comes next"
+            return None
 
     def _at_wfi(self) -> bool:
         pc = self.words[words.PC]
