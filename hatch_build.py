@@ -1,4 +1,4 @@
-"""Build hook: compiles the guests that the package ships, for wheels and editable installs."""
+"""Build hook: compiles what the package ships compiled, for wheels and editable installs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class GuestBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Runs `guest.build.build_all` on the source tree."""
+class BuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Builds the guests, and for this host the C that the engine calls."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
             return
         sys.path.insert(0, str(Path(__file__).parent))
+        from emu.engine.build import build, wheel_platform
         from guest.build import build_all
 
         build_all()
+        if build():
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{wheel_platform()}"

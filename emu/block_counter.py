@@ -1,8 +1,8 @@
 """A count of the code that a hart executes, block by block, and a call when it gets somewhere.
 
-Each block of translated code adds its size in bytes before it runs. The counter is a few
-machine instructions where `emu.native` has them, else a Python callback that does the same a
-hundred times slower: `is_native` says which.
+Each block of translated code adds its size in bytes before it runs. The counter is C where
+`emu.native` is there, else a Python callback that does the same a hundred times slower:
+`is_native` says which.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from emu.hart import Hart
 
 NEVER = (1 << 64) - 1
-_COUNT, _DEADLINE, _AT_DEADLINE = range(3)  # the words of `native.block_counter`
 
 
 class BlockCounter:
@@ -31,38 +30,38 @@ class BlockCounter:
 
     def __init__(self, hart: Hart, reached: Callable[[], None]) -> None:
         self._call, self._fail = reached, hart.fail
-        self._words = (C.c_uint64 * 3)(0, NEVER, 0)
+        self._counter = native.BlockCounter(0, NEVER, 0)
         self.is_native = native.available()
         self._kept = inside.BLOCK_CB(self._reached if self.is_native else self._block)
         callback = C.cast(self._kept, C.c_void_p)
         if self.is_native:
-            self._words[_AT_DEADLINE] = callback.value or 0
-            callback = C.c_void_p(native.block_counter())
+            self._counter.reached = callback.value or 0
+            callback = C.c_void_p(native.function("count_block"))
         hart.callbacks.append(self)  # the engine has addresses of what is in here
-        inside.hook(hart.uc, ucc.UC_HOOK_BLOCK, callback, data=C.addressof(self._words))
+        inside.hook(hart.uc, ucc.UC_HOOK_BLOCK, callback, data=C.addressof(self._counter))
 
     @property
     def count(self) -> int:
         """Bytes of code executed since the hart was made, or since this was set."""
-        return self._words[_COUNT]
+        return int(self._counter.count)
 
     @count.setter
     def count(self, count: int) -> None:
-        self._words[_COUNT] = count
+        self._counter.count = count
 
     @property
     def deadline(self) -> int:
         """NEVER: nothing is called. May be set from any thread."""
-        return self._words[_DEADLINE]
+        return int(self._counter.deadline)
 
     @deadline.setter
     def deadline(self, count: int) -> None:
-        self._words[_DEADLINE] = count
+        self._counter.deadline = count
 
     def _block(self, uc: int, va: int, size: int, data: int) -> None:
         """What the native code does."""
-        self._words[_COUNT] += size
-        if self._words[_COUNT] >= self._words[_DEADLINE]:
+        self._counter.count += size
+        if self._counter.count >= self._counter.deadline:
             self._reached(uc, va, size, data)
 
     def _reached(self, _uc: int, _va: int, _size: int, _data: int) -> None:

@@ -85,6 +85,11 @@ MSTATUS_UXL_64 = 2 << 32
 MSTATUS_SXL_64 = 2 << 34
 MSTATUS_UXL = 3 << 32
 MSTATUS_SD = 1 << 63
+# The fields of mstatus that sstatus shows (section 12.1.1), XS and SD among them.
+SSTATUS_MASK = (
+    MSTATUS_SIE | MSTATUS_SPIE | MSTATUS_SPP | MSTATUS_FS | MSTATUS_XS
+    | MSTATUS_SUM | MSTATUS_MXR | MSTATUS_UXL | MSTATUS_SD
+)  # fmt: skip
 # menvcfg and senvcfg fields (section 3.1.18)
 MENVCFG_FIOM = 1 << 0
 MENVCFG_STCE = 1 << 63

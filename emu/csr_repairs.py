@@ -8,11 +8,10 @@ have at all are added on both ways.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from emu import csr as CSR
-from emu import native, words
+from emu import words
 from emu.csr import Priv
 from emu.inside import CsrIllegal
 
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
 _ENGINE_TW_TSR_SHIFT = 29
 _TW_TSR_SHIFT = 21
 _TW_TSR = CSR.MSTATUS_TW | CSR.MSTATUS_TSR
-# The fields of mstatus that sstatus shows (section 12.1.1), XS and SD among them.
-_SSTATUS = (
-    CSR.MSTATUS_SIE | CSR.MSTATUS_SPIE | CSR.MSTATUS_SPP | CSR.MSTATUS_FS | CSR.MSTATUS_XS
-    | CSR.MSTATUS_SUM | CSR.MSTATUS_MXR | CSR.MSTATUS_UXL | CSR.MSTATUS_SD
-)  # fmt: skip
 
 Original = Callable[[], int]
 Perform = Callable[[int], None]
@@ -51,12 +45,12 @@ def install(hart: Hart) -> None:
         perform(value & ~_TW_TSR & ~(3 << _ENGINE_TW_TSR_SHIFT) | moved << _ENGINE_TW_TSR_SHIFT)
         hart.present()
 
-    quick = partial(native.csr_read_moved, words.MSTATUS, _ENGINE_TW_TSR_SHIFT, _TW_TSR_SHIFT)
-    override(CSR.MSTATUS, read_mstatus, write_mstatus, quick)
+    override(CSR.MSTATUS, read_mstatus, write_mstatus, "read_mstatus")
 
     # sstatus: UXL reads 0. Its write is a write of some of mstatus's fields.
-    quick = partial(native.csr_read_masked, words.MSTATUS, _SSTATUS)
-    override(CSR.SSTATUS, lambda _original: w[words.MSTATUS] & _SSTATUS, None, quick)
+    override(
+        CSR.SSTATUS, lambda _original: w[words.MSTATUS] & CSR.SSTATUS_MASK, None, "read_sstatus"
+    )
 
     # satp: a new root or mode under the same ASID does not flush the TLB.
     def write_satp(value: int, perform: Perform) -> None:
@@ -71,9 +65,8 @@ def install(hart: Hart) -> None:
     def write_epc(value: int, perform: Perform) -> None:
         perform(value & ~1)
 
-    for number, word in ((CSR.MEPC, words.MEPC), (CSR.SEPC, words.SEPC)):
-        quick = partial(native.csr_write_masked, word, (1 << 64) - 2)
-        override(number, None, write_epc, None, quick)
+    override(CSR.MEPC, None, write_epc, None, "write_mepc")
+    override(CSR.SEPC, None, write_epc, None, "write_sepc")
 
     # mip, mie, mideleg: the engine's mip holds the winner only, see Hart.present. Bits that an
     # instruction does not set or clear are not written: another thread may have changed them.

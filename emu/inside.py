@@ -158,7 +158,7 @@ def mmio_map(
     data = None
     if quick is not None and native.available():
         data = C.c_void_p(quick.connect(_address(read)))
-        read = MMIO_READ_CB(native.register_read())
+        read = MMIO_READ_CB(native.function("read_register"))
     status = _lib.uc_mmio_map(uc._uch, C.c_uint64(pa), C.c_size_t(size), read, data, write, None)
     if status:
         raise UcError(status)
@@ -245,15 +245,14 @@ class StateAccess(Protocol):
         csr: int,
         read: CsrRead | None,
         write: CsrWrite | None,
-        quick_read: Callable[[], int] | None = None,
-        quick_write: Callable[[], int] | None = None,
+        native_read: str | None = None,
+        native_write: str | None = None,
         operate: CsrOperate | None = None,
     ) -> None:
         """Give this hart's CSR its own behaviour, see `CsrRead`, `CsrWrite` and `CsrOperate`.
 
-        ``quick_read`` and ``quick_write`` place native code that does the same, for the hart
-        whose env it is called with: `int read(env, csr, uint64_t *value)`, `int write(env,
-        csr, uint64_t value)`. Where there is none, Python is called.
+        ``native_read`` and ``native_write`` name functions of `emu.native` that do the same
+        for the hart whose words they are called with. Where there are none, Python is called.
         """
 
     def reset_pmp(self) -> None:
@@ -367,8 +366,8 @@ class PublicAccess:
         csr: int,
         read: CsrRead | None,
         write: CsrWrite | None,
-        quick_read: Callable[[], int] | None = None,
-        quick_write: Callable[[], int] | None = None,
+        native_read: str | None = None,
+        native_write: str | None = None,
         operate: CsrOperate | None = None,
     ) -> None:
         pass  # `missing` says what follows from that
@@ -449,6 +448,11 @@ class InsideAccess:
             raise InsideError("uc_struct.memory_mapping is not where it should be")
         if _peek(self._cpu + _CPU_TLB_FILL, 8) != self._tlb_fill:
             raise InsideError("CPUClass.tlb_fill is not where it should be")
+        if native.available():
+            pages = _address(self._physical)
+            native.use_engine(
+                native.Engine(self._tlb_fill, self._pmp_allows, self._set_page, pages, _CPU_ENV)
+            )
         self._memory_mapping = C.c_uint64.from_address(handle + _UC_MEMORY_MAPPING)
         self._mapping = find_mapping, _address(_no_mapping)
         self._cs = C.c_void_p(self._cpu)
@@ -524,8 +528,8 @@ class InsideAccess:
         csr: int,
         read: CsrRead | None,
         write: CsrWrite | None,
-        quick_read: Callable[[], int] | None = None,
-        quick_write: Callable[[], int] | None = None,
+        native_read: str | None = None,
+        native_write: str | None = None,
         operate: CsrOperate | None = None,
     ) -> None:
         if read:
@@ -538,7 +542,7 @@ class InsideAccess:
         if entry is None:
             entry = _overrides[csr] = _Override(self, csr)
         if native.available():
-            entry.install(self, read, write, quick_read, quick_write)
+            entry.install(self, read, write, native_read, native_write)
         else:
             entry.install(self, read, write)
 
@@ -553,7 +557,7 @@ class InsideAccess:
     def speed_bare_stores(self) -> None:
         if native.available():
             slot = C.c_uint64.from_address(self._cpu + _CPU_TLB_FILL)
-            slot.value = native.tlb_fill(_CPU_ENV, self._tlb_fill, self._pmp_allows, self._set_page)
+            slot.value = native.function("tlb_fill")
 
     def new_block_hook(
         self, base: int, seen: mmap.mmap, chunk_shift: int, unseen: Any
@@ -561,9 +565,11 @@ class InsideAccess:
         if not native.available():
             return unseen, None
         at = C.addressof(C.c_uint8.from_buffer(seen))
-        data = native.BlockFilter(self._cpu, self._env, base, len(seen), at, _address(unseen))
+        data = native.BlockFilter(
+            self._cpu, self._env, base, len(seen), chunk_shift, at, _address(unseen)
+        )
         self._filters.append((data, seen, unseen))
-        return native.block_filter(_address(self._physical), chunk_shift), C.addressof(data)
+        return native.function("filter_block"), C.addressof(data)
 
     def access_pc(self) -> int | None:
         """From a device's callback: the VA of the instruction that accesses it.
@@ -698,14 +704,16 @@ class _Override:
         access: InsideAccess,
         read: CsrRead | None,
         write: CsrWrite | None,
-        quick_read: Callable[[], int] | None = None,
-        quick_write: Callable[[], int] | None = None,
+        native_read: str | None = None,
+        native_write: str | None = None,
     ) -> None:
         """Let the table call what overrides reads and writes, for this hart and all others."""
         if read:
-            self._ops.read = quick_read() if quick_read else _address(self._read)
+            self._ops.read = native.function(native_read) if native_read else _address(self._read)
         if write:
-            self._ops.write = quick_write() if quick_write else _address(self._write)
+            self._ops.write = (
+                native.function(native_write) if native_write else _address(self._write)
+            )
         access._set_ops(C.c_int(self._csr), C.byref(self._ops))
 
     def _original_rw(self, env: int, new: int, mask: int) -> int:

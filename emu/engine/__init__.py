@@ -1,0 +1,1 @@
+"""The C that the engine calls, and what builds and loads it."""

@@ -1,0 +1,144 @@
+// What the engine asks too often for Python: a callback of Python's costs a microsecond, these
+// cost a nanosecond or two. Plain functions with a C ABI that QEMU and Unicorn call; what each
+// does, a Python callback does too where this library is missing, and tests compare the two.
+//
+// The hart's state is an array of 64-bit words (emu/words.py); the build passes their numbers as
+// WORD_* and the fields of mstatus as MSTATUS_* (emu/csr.py).
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+#define M_MODE 3
+#define PAGE_SIZE 4096
+#define PAGE_READ 1
+#define PAGE_WRITE 2
+#define PAGE_EXEC 4
+enum access { LOAD, STORE, FETCH };  // QEMU's MMUAccessType
+#define PMP_READ 1
+#define PMP_WRITE 2
+
+typedef bool fill_function(void *cpu, uint64_t va, int size, int access, int mode, bool probe,
+                           uintptr_t from);
+
+// Functions of the engine's library, and the place in its CPU of the pointer to the words.
+struct engine {
+    fill_function *tlb_fill;
+    bool (*pmp_allows)(uint64_t *words, uint64_t pa, uint64_t size, int privileges, uint64_t mode);
+    void (*set_page)(void *cpu, uint64_t va, uint64_t pa, int prot, int mode, uint64_t size);
+    uint64_t (*physical_page)(void *cpu, uint64_t va);
+    uint64_t words_at;
+};
+
+static struct engine engine;
+
+// Once in a process, before anything else: every engine in it is of the same library.
+EXPORT void use_engine(const struct engine *known) { engine = *known; }
+
+static uint64_t *words_of(void *cpu) {
+    return *(uint64_t **)((char *)cpu + engine.words_at);
+}
+
+// CSRs: as QEMU's table has them, `int read(env, csr, *value)` and `int write(env, csr, value)`.
+
+// The engine keeps TW and TSR at bits 29 and 30, the spec has 21 and 22.
+#define ENGINE_TW_TSR_SHIFT 29
+#define TW_TSR_SHIFT 21
+
+EXPORT int read_mstatus(uint64_t *words, int csr, uint64_t *value) {
+    uint64_t status = words[WORD_MSTATUS];
+    uint64_t moved = status >> ENGINE_TW_TSR_SHIFT & 3;
+    *value = (status & ~(3ul << ENGINE_TW_TSR_SHIFT)) | moved << TW_TSR_SHIFT;
+    return 0;
+}
+
+EXPORT int read_sstatus(uint64_t *words, int csr, uint64_t *value) {
+    *value = words[WORD_MSTATUS] & SSTATUS_MASK;
+    return 0;
+}
+
+EXPORT int write_mepc(uint64_t *words, int csr, uint64_t value) {
+    words[WORD_MEPC] = value & ~1ul;
+    return 0;
+}
+
+EXPORT int write_sepc(uint64_t *words, int csr, uint64_t value) {
+    words[WORD_SEPC] = value & ~1ul;
+    return 0;
+}
+
+// A hook of blocks: counts their bytes.
+
+struct block_counter {
+    uint64_t count, deadline;  // bytes
+    void (*reached)(void *uc, uint64_t va, uint32_t size, struct block_counter *counter);
+};
+
+EXPORT void count_block(void *uc, uint64_t va, uint32_t size, struct block_counter *counter) {
+    counter->count += size;
+    if (counter->count >= counter->deadline)
+        counter->reached(uc, va, size, counter);
+}
+
+// In the place of CPUClass.tlb_fill. The engine gives R, W and X to a page that is not
+// translated, and each store to a page with X takes its slow way. Here a load or store makes an
+// entry with R and W, if the PMP has no objection; the rest is the engine's.
+
+EXPORT bool tlb_fill(void *cpu, uint64_t va, int size, int access, int mode, bool probe,
+                     uintptr_t from) {
+    uint64_t *words = words_of(cpu);
+    bool translated = mode == M_MODE ? words[WORD_MSTATUS] & MSTATUS_MPRV
+                                     : words[WORD_SATP] >> 60 != 0;
+    if (access == FETCH || translated
+        || !engine.pmp_allows(words, va, size, PMP_READ | PMP_WRITE, mode))
+        return engine.tlb_fill(cpu, va, size, access, mode, probe, from);
+    uint64_t page = va & -PAGE_SIZE;
+    engine.set_page(cpu, page, page, PAGE_READ | PAGE_WRITE, mode, PAGE_SIZE);
+    return true;
+}
+
+// A hook of new blocks: calls `unseen` for those in a chunk of RAM that has not been seen, and
+// for those that cross into another page.
+
+struct block {  // Unicorn's uc_tb
+    uint64_t va;
+    uint16_t instructions, size;
+};
+
+struct block_filter {
+    void *cpu;
+    uint64_t *words;
+    uint64_t ram_base, chunks, chunk_shift;
+    const uint8_t *seen;  // a byte for each chunk
+    void (*unseen)(void *uc, struct block *block, struct block *previous, struct block_filter *);
+};
+
+EXPORT void filter_block(void *uc, struct block *block, struct block *previous,
+                         struct block_filter *filter) {
+    uint64_t va = block->va;
+    if (va % PAGE_SIZE + block->size <= PAGE_SIZE) {
+        // M-mode fetches from the PA; elsewhere -1 says that there is no page.
+        uint64_t pa = filter->words[WORD_PRIV] == M_MODE
+            ? va : engine.physical_page(filter->cpu, va & -PAGE_SIZE);
+        uint64_t chunk = (pa - filter->ram_base) >> filter->chunk_shift;
+        if (chunk < filter->chunks && filter->seen[chunk])
+            return;
+    }
+    filter->unseen(uc, block, previous, filter);
+}
+
+// A device's read that answers one register from memory (emu/devices/quick.py).
+
+struct quick_register {
+    uint64_t offset, value, reads;
+    uint64_t (*read)(void *uc, uint64_t offset, unsigned size, struct quick_register *);
+};
+
+EXPORT uint64_t read_register(void *uc, uint64_t offset, unsigned size,
+                              struct quick_register *reg) {
+    if (offset != reg->offset || !reg->value)
+        return reg->read(uc, offset, size, reg);
+    reg->reads++;
+    return reg->value;
+}
