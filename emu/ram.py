@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import sys
 from typing import TYPE_CHECKING, Any
 
 from emu.paging import PAGE_SHIFT as PAGE_SHIFT
@@ -139,6 +140,14 @@ class Ram:
         """Set ``size`` bytes at ``pa`` to ``byte``."""
         offset = self._offset(pa, size, 1)
         ctypes.memset(self.host_address + offset, byte, size)
+
+    def clear(self) -> bool:
+        """Make all of it zero and give it back to the host; False: this host cannot, and nothing
+        has changed. Takes as long as there are pages that somebody touched."""
+        if sys.platform != "linux":  # elsewhere MADV_DONTNEED is no more than advice
+            return False
+        self._map.madvise(mmap.MADV_DONTNEED)
+        return True
 
     def array(self, pa: int, count: int, dtype: npt.DTypeLike = "u8") -> npt.NDArray[Any]:
         """A numpy view of ``count`` items at ``pa``: shares the memory, copies nothing.

@@ -17,13 +17,22 @@ from unicorn.unicorn_py3.unicorn import UcError
 
 from emu import board, hart_state
 from emu.debug.atomic_file import replacing
-from emu.debug.snapshot_file import NOT_A_STATE, Reader, SnapshotError, read_pages, write
+from emu.debug.snapshot_file import (
+    NOT_A_STATE,
+    Reader,
+    SnapshotError,
+    one_line,
+    read_pages,
+    write,
+)
+from emu.devices import saved
 from emu.hart import HartError
 from emu.instruction_clock import InstructionClock
 from emu.machine import Machine
 
 __all__ = ["Part", "Progress", "SnapshotError", "Summary", "load", "ram_size_of", "save", "summary"]
 
+_M64 = (1 << 64) - 1
 _PROGRESS_AFTER, _PROGRESS_EVERY = 2.0, 0.5  # seconds
 
 # Told how much is done, 0 to 1, twice a second from the second second on.
@@ -36,8 +45,15 @@ class Part(Protocol):
     def state(self) -> dict[str, Any]:
         """All that a snapshot must keep: JSON's types and bytes."""
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` described; the hart and the clock are restored before."""
+    @property
+    def bytes_max(self) -> int:
+        """The most bytes that the values of bytes in `state` can have together."""
+
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check ``state`` and change nothing, as devices do (`emu.devices.Device`).
+
+        What is returned applies it; the hart and the clock are restored before.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +103,20 @@ def load(
     """Make ``machine``, of the same board, what the snapshot at ``path`` holds.
 
     Raises SnapshotError when the file is not a snapshot, is truncated or corrupt, or is of
-    another machine: ``machine`` is then as it was. (Only a file whose checksums are right
-    and whose pages are still nonsense is found out too late.)
+    another machine: ``machine`` is then as it was, as all is checked before anything changes.
+    It takes no more memory than the machine and what its disks have written. (Only a file that
+    can be read once and not a second time, when RAM is filled from it, is found out too late.)
     """
     parts = parts or {}
     with Reader(path) as reader:
-        state = reader.state(_Reporter(progress))
         with machine.lock:
-            _check(machine, state, parts)
-            before = _state(machine, parts)
-            try:
-                _restore(machine, state, parts)
-            except NOT_A_STATE as e:
-                _restore(machine, before, parts)
-                raise SnapshotError(f"{os.fspath(path)}: {_text(e)}") from e
+            _check_board(machine, reader, parts)
+        devices = sum(device.bytes_max for device in machine.devices)
+        bytes_max = board.ROM.size + devices + sum(part.bytes_max for part in parts.values())
+        state = reader.state(_Reporter(progress), bytes_max)
+        with machine.lock:
+            for apply in _prepare(machine, state, parts):
+                apply()
             read_pages(machine.ram, reader)
             machine.hart.access.flush_tlb()
             machine.hart.access.flush_code()
@@ -110,12 +126,12 @@ def summary(path: str | os.PathLike[str]) -> Summary:
     """What the snapshot at ``path`` is of; reads its header only. Raises SnapshotError."""
     with Reader(path) as reader:
         header = reader.header
-        clock, missing, levels = header["clock"], header["missing"], header["levels"]
-        if not (isinstance(clock, dict) and isinstance(missing, list) and isinstance(levels, list)):
-            raise SnapshotError(f"{reader.path}: its header is not a snapshot's")
-        deterministic = clock.get("executed") is not None
-        size = header["ram"]["size"]
-        return Summary(size, deterministic, tuple(map(str, missing)), tuple(levels))
+        return Summary(
+            ram_size=header["ram"]["size"],
+            deterministic=header["clock"].get("executed") is not None,
+            missing=tuple(header["missing"]),
+            levels=tuple(header["levels"]),
+        )
 
 
 def ram_size_of(path: str | os.PathLike[str]) -> int:
@@ -134,7 +150,7 @@ def _state(machine: Machine, parts: Mapping[str, Part]) -> dict[str, Any]:
         "levels": _levels_in_python(machine),
         "missing": list(hart_state.missing(machine.hart)),
         "rom": _rom(machine),
-        "clock": {"now": clock.now(), "executed": executed},
+        "clock": {"now": clock.now() & _M64, "executed": executed},
         "hart": hart_state.save(machine.hart),
         "devices": [
             {"name": device.name, "base": device.base, "state": device.state()}
@@ -155,68 +171,91 @@ def _rom(machine: Machine) -> bytes | None:
         return None  # a machine without one
 
 
-def _check(machine: Machine, state: dict[str, Any], parts: Mapping[str, Part]) -> None:
-    """Raise SnapshotError when ``state`` is not of a machine like this one."""
+def _does_not_fit(error: Exception) -> SnapshotError:
+    return SnapshotError(f"the snapshot does not fit: {one_line(error)}")
+
+
+def _check_board(machine: Machine, reader: Reader, parts: Mapping[str, Part]) -> None:
+    """Raise SnapshotError when the header is not of a machine like this one."""
+    header, ram = reader.header, machine.ram
     try:
-        ram = machine.ram
-        if state["ram"] != {"base": ram.base, "size": ram.size}:
-            base, size = state["ram"]["base"], state["ram"]["size"]
+        base, size = header["ram"]["base"], header["ram"]["size"]
+        if (base, size) != (ram.base, ram.size):
             raise ValueError(
                 f"it holds {size} bytes of RAM at {base:#x}, the machine has {ram.size} at "
                 f"{ram.base:#x}"
             )
         levels = _levels_in_python(machine)
-        if state["levels"] != levels:
+        if header["levels"] != levels:
             raise ValueError(
-                f"Python held the levels {state['levels']} of that machine, {levels} of this"
+                f"Python held the levels {header['levels']} of that machine, {levels} of this"
             )
-        devices = {(d.name, d.base): d for d in machine.devices}
-        saved = {(d["name"], d["base"]) for d in state["devices"]}
-        for name, base in sorted(saved - set(devices)):
+        devices = {(d.name, d.base) for d in machine.devices}
+        for entry in header["devices"]:
+            saved.fields(entry, "name", "base", "state")
+        have = [
+            (saved.text(d, "name", 100), saved.number(d, "base", 64)) for d in header["devices"]
+        ]
+        for name, base in sorted(set(have) - devices):
             raise ValueError(f"the machine has no device {name} at {base:#x}")
-        for name, base in sorted(set(devices) - saved):
+        for name, base in sorted(devices - set(have)):
             raise ValueError(f"it knows nothing of the device {name} at {base:#x}")
-        if set(state["parts"]) != set(parts):
-            raise ValueError(f"it holds the parts {sorted(state['parts'])}, not {sorted(parts)}")
-        rom = state["rom"]
-        if rom is not None and (not isinstance(rom, bytes) or len(rom) != board.ROM.size):
-            raise ValueError(f"its ROM is not {board.ROM.size} bytes")
-        hart_state.check(machine.hart, state["hart"])
+        if len(have) != len(devices):
+            raise ValueError("it holds a device twice")
+        if header["parts"].keys() != parts.keys():
+            raise ValueError(f"it holds the parts {sorted(header['parts'])}, not {sorted(parts)}")
+    except NOT_A_STATE as e:
+        raise _does_not_fit(e) from e
+
+
+def _prepare(
+    machine: Machine, state: dict[str, Any], parts: Mapping[str, Part]
+) -> list[Callable[[], None]]:
+    """Check all of ``state`` and change nothing; what makes the machine so, in this order.
+
+    Raises SnapshotError. The order matters: the ROM resets the hart, the hart's counters follow
+    the clock, and a device's alarm may ring at once and then belongs on top of what the hart
+    had pending.
+    """
+    hart = machine.hart
+    try:
+        steps = [_prepare_rom(machine, state["rom"]), _prepare_clock(machine, state["clock"])]
+        hart_state.check(hart, state["hart"])
+        steps.append(lambda: hart_state.load(hart, state["hart"]))
+        devices = {(d.name, d.base): d for d in machine.devices}
+        for entry in state["devices"]:
+            steps.append(devices[entry["name"], entry["base"]].prepare(entry["state"]))
+        for name, part in parts.items():
+            steps.append(part.prepare(state["parts"][name]))
+        return steps
     except (*NOT_A_STATE, HartError) as e:
-        raise SnapshotError(f"the snapshot does not fit: {_text(e)}") from e
+        raise _does_not_fit(e) from e
 
 
-def _restore(machine: Machine, state: dict[str, Any], parts: Mapping[str, Part]) -> None:
-    """The order matters: the ROM resets the hart, the hart's counters follow the clock, and
-    a device's alarm may ring at once and then belongs on top of what the hart had pending."""
-    rom = state["rom"]
-    if rom is not None and rom != _rom(machine):
-        entry, device_tree = (int.from_bytes(part, "little") for part in (rom[-16:-8], rom[-8:]))
-        machine.set_rom(rom, entry, device_tree)
-    clock = machine.clock
-    executed = state["clock"]["executed"]
-    if isinstance(clock, InstructionClock) and executed is not None:
-        clock.executed = _u64(executed)
-    clock.set_now(_u64(state["clock"]["now"]))
-    hart_state.load(machine.hart, state["hart"])
-    devices = {(d.name, d.base): d for d in machine.devices}
-    for entry in state["devices"]:
-        devices[entry["name"], entry["base"]].restore(entry["state"])
-    for name, part in parts.items():
-        part.restore(state["parts"][name])
+def _prepare_rom(machine: Machine, rom: Any) -> Callable[[], None]:
+    now = _rom(machine)
+    if rom == now:
+        return lambda: None
+    if rom is None:
+        raise ValueError("it has no ROM, and the machine has one")
+    if not isinstance(rom, bytes) or len(rom) != board.ROM.size:
+        raise ValueError(f"its ROM is not {board.ROM.size} bytes")
+    entry, device_tree = (int.from_bytes(part, "little") for part in (rom[-16:-8], rom[-8:]))
+    return lambda: machine.set_rom(rom, entry, device_tree)
 
 
-def _u64(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 64:
-        raise ValueError(f"saved clock: {value!r} is no 64-bit number")
-    return value
+def _prepare_clock(machine: Machine, state: dict[str, Any]) -> Callable[[], None]:
+    saved.fields(state, "now", "executed")
+    clock, now, executed = machine.clock, saved.number(state, "now", 64), None
+    if state["executed"] is not None:
+        executed = saved.number(state, "executed", 63)  # bytes of code: room to go on counting
 
+    def apply() -> None:
+        if isinstance(clock, InstructionClock) and executed is not None:
+            clock.executed = executed
+        clock.set_now(now)
 
-def _text(error: Exception) -> str:
-    """An exception's text, in one line; a KeyError's alone would be a bare word."""
-    if isinstance(error, KeyError):
-        return f"there is no {error} in it"
-    return str(error).replace("\n", " ") or type(error).__name__
+    return apply
 
 
 class _Reporter:

@@ -4,17 +4,20 @@ All numbers are little-endian.
 
   8 bytes   "pagewalk"
   u32 x 3   version of the format, size and CRC32 of the header
-  header    JSON: the state, and the size of the data. A value of bytes is
-            {"$bytes": [offset, size]} in the data
+  header    JSON of at most 1 MiB: the state, and the size of the data. A value of bytes is
+            {"$bytes": [offset, size]} in the data; all of them, in the order of the header, are
+            the data from its first byte to its last
   blocks    the data, then the pages of RAM that are not zero, then the end
 
   block     u32 x 3: size, stored size, CRC32 of the size and of what is stored; then that,
             which is zlib's, compressed where that gains anything
-  data      up to 1 MiB a block, as much as the header says
+  data      1 MiB a block, the last one what is left of as much as the header says
   pages     up to 256 a block: their indices from RAM's base as u64, then their contents
   end       a block of size 0
 
-Nothing in a file is believed: each length is bounded and each index checked.
+Nothing in a file is believed: each length is bounded, by what the machine can hold where it is
+the data's, and each index checked. All of a file is looked through, a block at a time, before
+anything of it is used; what costs memory is read behind that.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from emu.debug import touched
 from emu.paging import PAGE_SIZE
 from emu.ram import Ram
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"pagewalk"
 _START = struct.Struct("<8sIII")
 _BLOCK = struct.Struct("<III")
@@ -43,7 +46,11 @@ _PAGE_RECORD = 8 + PAGE_SIZE  # bytes of a page and its index
 _BLOCK_SIZE_MAX = 256 * _PAGE_RECORD
 _LEVEL = 1  # zlib
 _SAMPLE = 1 << 15  # bytes
+_HEADER_SIZE_MAX = 1 << 20  # bytes
+_STORED_MORE = 256  # bytes that zlib may add to a block that it cannot compress
+_MISSING_MAX, _LINE_MAX = 16, 200  # lines that a header says are missing, and characters of one
 _BYTES = "$bytes"
+_KEYS = {"ram", "levels", "missing", "rom", "clock", "hart", "devices", "parts", "data"}
 _NOT_OURS = "its header is not a snapshot's"
 # What reading a field that is not there or not of its type can raise.
 NOT_A_STATE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
@@ -54,6 +61,12 @@ Report = Callable[[int, int], None]
 
 class SnapshotError(ValueError):
     """The snapshot cannot be written or loaded; the text says why, in one line."""
+
+
+def one_line(error: Exception) -> str:
+    """An exception's text, cut where it is long; a KeyError's alone would be a bare word."""
+    text = f"there is no {error} in it" if isinstance(error, KeyError) else str(error)
+    return text.replace("\n", " ")[:_LINE_MAX] or type(error).__name__
 
 
 # Writing
@@ -76,11 +89,14 @@ def _encode(value: Any, data: bytearray) -> Any:
 def write(file: BinaryIO, ram: Ram, state: dict[str, Any], report: Report) -> None:
     """Write all of a snapshot. ``state``: JSON's types and bytes, with the keys of `Reader`.
 
-    Raises OSError, and TypeError for a state of other types.
+    Raises OSError, TypeError for a state of other types, and SnapshotError for one that has
+    more than the header can hold.
     """
     data = bytearray()
     fields = _encode(state, data)
     header = json.dumps(fields | {"data": len(data)}).encode()
+    if len(header) > _HEADER_SIZE_MAX:
+        raise SnapshotError(f"a state of {len(header)} bytes, without those that are bytes")
     file.write(_START.pack(_MAGIC, VERSION, len(header), zlib.crc32(header)))
     file.write(header)
     for start in range(0, len(data), _DATA_BLOCK):
@@ -115,6 +131,8 @@ class Reader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._tell: Callable[[int], None]
+        self._tell_second: Callable[[int], None]
+        self._pages_start = 0
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait
                 raise self._error("not a regular file")
@@ -159,39 +177,61 @@ class Reader:
         _, version, size, crc = _START.unpack(start)
         if version != VERSION:
             raise self._error(f"a snapshot of version {version}, not {VERSION}")
-        if size > os.fstat(self._file.fileno()).st_size:
-            raise self._error("the snapshot is truncated")
+        if size > _HEADER_SIZE_MAX:
+            raise self._error(_NOT_OURS)
         text = self._read(size)
         if zlib.crc32(text) != crc:
             raise self._error("the snapshot is corrupt: its header's checksum is wrong")
         try:
             header = json.loads(text)
-            numbers = header["data"], header["ram"]["base"], header["ram"]["size"]
-            ours = all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
-            # The rest is there as well; what is in it is looked at by those it is for.
-            for key in ("levels", "missing", "rom", "clock", "hart", "devices", "parts"):
-                header[key]
+            _check_header(header)
         except (*NOT_A_STATE, RecursionError) as e:
             raise self._error(_NOT_OURS) from e
-        if not ours:
-            raise self._error(_NOT_OURS)
         return dict(header)
 
-    def state(self, report: Report) -> dict[str, Any]:
-        """The machine's state without RAM. All of the file is checked first."""
-        self._verify(report)
+    def state(self, report: Report, bytes_max: int) -> dict[str, Any]:
+        """The machine's state without RAM. All of the file is checked first.
+
+        ``bytes_max``: how many bytes the machine's state can have, see `emu.devices.Device`.
+        """
+        left = self.header["data"]
+        if left > bytes_max:
+            raise self._error(f"{left} bytes of state beside RAM, and the machine has {bytes_max}")
+        self._report(report)
         data = bytearray()
-        while len(data) < self.header["data"]:
-            data += self._content() or self._not_ours()
+        while left > len(data):
+            data += self._content(min(_DATA_BLOCK, left - len(data)))
+        self._check_pages()
+        view, fields = memoryview(data).toreadonly(), {}
         try:
-            if len(data) != self.header["data"]:
-                raise ValueError("more data than the header says")
-            return {k: _decode(v, data) for k, v in self.header.items() if k != "data"}
+            at = 0
+            for key, value in self.header.items():
+                if key != "data":
+                    fields[key], at = _decode(value, view, at)
+            if at != len(data):
+                raise ValueError("data that is nobody's")
         except (*NOT_A_STATE, RecursionError) as e:
             raise self._error(_NOT_OURS) from e
+        return fields
+
+    def check(self, report: Report) -> None:
+        """In place of `state`, for who wants `header` and RAM alone: the data is not inflated."""
+        self._report(report)
+        left = self.header["data"]
+        while left:
+            size, _ = self._block()
+            if size != min(_DATA_BLOCK, left):
+                self._not_ours()
+            left -= size
+        self._check_pages()
 
     def pages(self) -> Iterator[tuple[touched.Indices, npt.NDArray[np.uint64]]]:
         """After `state`: indices of pages, ascending, and their contents, block by block."""
+        self._file.seek(self._pages_start)
+        self._tell = self._tell_second
+        yield from self._page_blocks()
+
+    def _page_blocks(self) -> Iterator[tuple[touched.Indices, npt.NDArray[np.uint64]]]:
         last = -1
         limit = self.header["ram"]["size"] // PAGE_SIZE
         while content := self._content():
@@ -202,37 +242,44 @@ class Reader:
             last = int(indices[-1])
             yield indices, np.frombuffer(content, "<u8", offset=8 * count).reshape(count, -1)
 
-    def _verify(self, report: Report) -> None:
-        """Compare every checksum up to the end; leave the file at the first block."""
-        start, total = self._file.tell(), os.fstat(self._file.fileno()).st_size
+    def _report(self, report: Report) -> None:
+        """Tell ``report``: all of the file is read, and then its pages again."""
+        total = os.fstat(self._file.fileno()).st_size
         self._tell = lambda done: report(done, 2 * total)
-        size = 1
-        while size:
-            size, _ = self._block()
-            self._tell(self._file.tell())
+        self._tell_second = lambda done: report(total + done, 2 * total)
+
+    def _check_pages(self) -> None:
+        """Look through all that follows the data, up to the end."""
+        self._pages_start = self._file.tell()
+        count = 0
+        for indices, _ in self._page_blocks():
+            count += len(indices)
+            if count * PAGE_SIZE > _host_memory():
+                raise self._error(f"more than {count} pages of RAM: the host has no memory for it")
         if self._file.read(1):
             raise self._error("the snapshot is corrupt: something follows its end")
-        self._file.seek(start)
-        self._tell = lambda done: report(total + done, 2 * total)
 
     def _block(self) -> tuple[int, bytes]:
         """The next block's size and what is stored of it; size 0 is the end."""
         size, stored_size, crc = _BLOCK.unpack(self._read(_BLOCK.size))
-        if max(size, stored_size // 2) > _BLOCK_SIZE_MAX:
+        if size > _BLOCK_SIZE_MAX or stored_size > size + size // 64 + _STORED_MORE:
             raise self._error("the snapshot is corrupt: a block of impossible size")
         stored = self._read(stored_size)
         if _crc(size, stored) != crc:
             raise self._error("the snapshot is corrupt: a checksum is wrong")
+        self._tell(self._file.tell())
         return size, stored
 
-    def _content(self) -> bytes:
-        """The next block, b"" at the end."""
+    def _content(self, wanted: int | None = None) -> bytes:
+        """The next block, b"" at the end; ``wanted``: its size, None: any."""
         size, stored = self._block()
-        self._tell(self._file.tell())
+        if wanted is not None and size != wanted:
+            self._not_ours()
         if not size:
             return b""
         try:
-            content = zlib.decompressobj().decompress(stored, size + 1)
+            inflate = zlib.decompressobj()
+            content = inflate.decompress(stored, size + 1)
         except zlib.error:
             content = b""
         if len(content) != size:
@@ -243,28 +290,68 @@ class Reader:
         raise self._error("the snapshot is corrupt: a block is not what it should be")
 
 
-def _decode(value: Any, data: bytearray) -> Any:
-    """The opposite of `_encode`. Raises ValueError, TypeError or LookupError."""
+def _check_header(header: Any) -> None:
+    """Raise one of NOT_A_STATE unless what this file knows of it is right.
+
+    The rest is looked at by those whom it is for.
+    """
+    if header.keys() != _KEYS:
+        raise ValueError("not the keys of a snapshot")
+    numbers = header["data"], header["ram"]["base"], header["ram"]["size"]
+    levels, missing = header["levels"], header["missing"]
+    if not (
+        all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+        and header["ram"].keys() == {"base", "size"}
+        and isinstance(levels, list)
+        and all(type(level) is int and 0 <= level <= 3 for level in levels)
+        and len(set(levels)) == len(levels)
+        and isinstance(missing, list)
+        and len(missing) <= _MISSING_MAX
+        and all(isinstance(line, str) and len(line) <= _LINE_MAX for line in missing)
+        and isinstance(header["clock"], dict)
+    ):
+        raise ValueError("not the types of a snapshot")
+
+
+def _host_memory() -> int:
+    """Bytes of memory that the host has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a host that does not tell
+        return 1 << 63
+
+
+def _decode(value: Any, data: memoryview, at: int) -> tuple[Any, int]:
+    """The opposite of `_encode`, and where in ``data`` the next bytes begin.
+
+    Raises ValueError, TypeError or LookupError. Each byte of ``data`` is used once: what comes
+    out is never larger than what went in.
+    """
     if isinstance(value, list):
-        return [_decode(item, data) for item in value]
+        items = []
+        for item in value:
+            item, at = _decode(item, data, at)
+            items.append(item)
+        return items, at
     if not isinstance(value, dict):
-        return value
+        return value, at
     if _BYTES not in value:
-        return {key: _decode(item, data) for key, item in value.items()}
+        fields = {}
+        for key, item in value.items():
+            fields[key], at = _decode(item, data, at)
+        return fields, at
     start, size = value[_BYTES]
-    if not 0 <= start <= start + size <= len(data):
+    if len(value) != 1 or not all(type(n) is int for n in (start, size)):
         raise ValueError("bytes that are not in the data")
-    return bytes(data[start : start + size])
+    if start != at or not 0 <= size <= len(data) - at:
+        raise ValueError("bytes that are not in the data")
+    return bytes(data[at : at + size]), at + size
 
 
 def read_pages(ram: Ram, reader: Reader) -> None:
     """After `Reader.state`: make all of RAM what the file has; what it has not is zero."""
+    if not ram.clear():
+        touched.pages(ram)[touched.nonzero(ram)] = 0
     rows = touched.pages(ram)
-    stale = touched.nonzero(ram)
-    done = 0  # of ``stale``
     for indices, content in reader.pages():
-        reached = int(np.searchsorted(stale, indices[-1], "right"))
-        rows[np.setdiff1d(stale[done:reached], indices, assume_unique=True)] = 0
         rows[indices] = content
-        done = reached
-    rows[stale[done:]] = 0

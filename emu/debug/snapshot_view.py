@@ -9,7 +9,8 @@ import os
 from dataclasses import dataclass, field
 
 from emu.csr import Priv
-from emu.debug.snapshot_file import NOT_A_STATE, Reader, SnapshotError, read_pages
+from emu.debug.snapshot_file import NOT_A_STATE, Reader, SnapshotError, one_line, read_pages
+from emu.devices import saved
 from emu.paging import PagingMode, mode_of_satp
 from emu.ram import Ram
 
@@ -32,20 +33,14 @@ class SnapshotView:
 def view(path: str | os.PathLike[str]) -> SnapshotView:
     """What the snapshot at ``path`` holds. Raises SnapshotError."""
     with Reader(path) as reader:
-        state = reader.state(lambda done, total: None)
+        reader.check(lambda done, total: None)
         try:
-            ram = Ram(state["ram"]["size"], state["ram"]["base"])
-            hart = state["hart"]
-            pc, satp, mstatus = (_register(hart[name]) for name in ("pc", "satp", "mstatus"))
+            ram = Ram(reader.header["ram"]["size"], reader.header["ram"]["base"])
+            hart = reader.header["hart"]
+            pc, satp, mstatus = (saved.number(hart, name, 64) for name in ("pc", "satp", "mstatus"))
             found = SnapshotView(ram, pc, Priv(hart["priv"]), satp, mstatus, mode_of_satp(satp))
         except NOT_A_STATE as e:
-            why = str(e).replace("\n", " ") or type(e).__name__
+            why = one_line(e)
             raise SnapshotError(f"{reader.path}: no machine can be made of it: {why}") from e
         read_pages(ram, reader)
         return found
-
-
-def _register(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 64:
-        raise ValueError(f"{value!r} is no register")
-    return value

@@ -31,12 +31,20 @@ class Device(Protocol):
     def state(self) -> dict[str, Any]:
         """All that a snapshot must keep: JSON's types and bytes."""
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` described, without raising or lowering interrupt lines.
+    @property
+    def bytes_max(self) -> int:
+        """The most bytes that the values of bytes in `state` can have together."""
 
-        (The lines' other ends are restored too.) Raises KeyError or ValueError for a
-        state that is not this device's.
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check all of ``state``, which may come from a stranger, and change nothing.
+
+        What is returned makes the device what `state` described, without raising or lowering
+        interrupt lines (the lines' other ends are restored too), and does not fail. Raises
+        KeyError, TypeError or ValueError for a state that is not this device's.
         """
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Both at once."""
 
 
 @runtime_checkable

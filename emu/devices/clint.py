@@ -23,7 +23,7 @@ _MASK64 = (1 << 64) - 1
 _NEVER = _MASK64
 
 
-class Clint:
+class Clint(saved.Restorable):
     """``set_pending(number, level)`` is the hart's: 3 for MSIP, 7 for MTIP.
 
     Registers are accessed in any aligned piece of 1, 2 or 4 bytes. Each half of `mtimecmp`
@@ -85,12 +85,17 @@ class Clint:
     def state(self) -> dict[str, Any]:
         return {"msip": self._msip, "mtimecmp": self._mtimecmp, "mtip": self._mtip}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """As the protocol says; the clock must have been restored before."""
-        self._msip = saved.number(state, "msip", 1)
-        self._mtimecmp = saved.number(state, "mtimecmp", 64)
-        self._mtip = saved.flag(state, "mtip")
-        self._set_pending(_MSI, bool(self._msip))
-        self._set_pending(_MTI, self._mtip)
-        waits = not self._mtip and self._mtimecmp != _NEVER
-        self._alarm.set(self._mtimecmp if waits else None)
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """As the protocol says; the clock must have been restored before it is applied."""
+        saved.fields(state, "msip", "mtimecmp", "mtip")
+        msip, mtimecmp = saved.number(state, "msip", 1), saved.number(state, "mtimecmp", 64)
+        mtip = saved.flag(state, "mtip")
+
+        def apply() -> None:
+            self._msip, self._mtimecmp, self._mtip = msip, mtimecmp, mtip
+            self._set_pending(_MSI, bool(msip))
+            self._set_pending(_MTI, mtip)
+            waits = not mtip and mtimecmp != _NEVER
+            self._alarm.set(mtimecmp if waits else None)
+
+        return apply

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from emu.devices import saved
 
 SECTOR_SIZE = 512
 _PAGE_SIZE = 4096
+_PATH_SIZE_MAX = 1 << 16  # characters
 
 
-class DiskImage:
+class DiskImage(saved.Restorable):
     """``mode`` is "ro", or "cow": writes stay in this object, at most the image's size.
 
     ``size`` is in bytes. Raises ValueError, in one line, for a path that is no disk image.
@@ -132,35 +135,50 @@ class DiskImage:
         except OSError:
             return True
 
+    @property
+    def bytes_max(self) -> int:
+        """The most bytes that `state` can have: all pages, and a number for each."""
+        return self.size + 8 * -(-self.size // _PAGE_SIZE)
+
     def state(self) -> dict[str, Any]:
-        """The file's path and size, and the pages that differ from it as [number, bytes]."""
+        """The file's path and size, and the pages that differ from it: numbers, as u64 each in
+        ascending order, and their contents one after the other."""
+        pages = [page for page in sorted(self._pages) if self._differs(page)]
         return {
             "path": self.path,
             "size": self.size,
-            "pages": [
-                [page, bytes(self._pages[page])]
-                for page in sorted(self._pages)
-                if self._differs(page)
-            ],
+            "pages": struct.pack(f"<{len(pages)}Q", *pages),
+            "content": b"".join(self._pages[page] for page in pages),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what ``state`` described. The file may have moved, not changed its size.
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check ``state``; what is returned makes the disk so.
 
-        Raises KeyError or ValueError for a state that does not fit.
+        The file may have moved, not changed its size. Raises KeyError, TypeError or ValueError
+        for a state that does not fit.
         """
+        saved.fields(state, "path", "size", "pages", "content")
+        saved.text(state, "path", _PATH_SIZE_MAX)
         if saved.number(state, "size", 64) != self.size:
             raise ValueError(f"disk {self.path}: {self.size} bytes, saved with {state['size']}")
-        pages: dict[int, bytearray] = {}
-        for entry in state["pages"]:
-            if not isinstance(entry, list | tuple) or len(entry) != 2:
-                raise ValueError("saved disk page: not [number, bytes]")
-            fields = {"page": entry[0], "content": entry[1]}
-            page = saved.number(fields, "page", 64)
-            content = saved.data(fields, "content", _PAGE_SIZE)
-            if len(content) != self._extent(page):
-                raise ValueError(f"saved disk page {page}: {len(content)} bytes")
-            pages[page] = bytearray(content)
+        count = -(-self.size // _PAGE_SIZE)
+        numbers = saved.data(state, "pages", 8 * count)
+        content = memoryview(saved.data(state, "content", self.size))
+        if len(numbers) % 8:
+            raise ValueError("saved disk pages: not whole numbers")
+        pages = struct.unpack(f"<{len(numbers) // 8}Q", numbers)
+        if any(a >= b for a, b in pairwise((-1, *pages, count))):
+            raise ValueError("saved disk pages: not ascending, or not on the disk")
+        if sum(map(self._extent, pages)) != len(content):
+            raise ValueError(f"saved disk pages: {len(pages)} in {len(content)} bytes")
         if pages and self.is_readonly:
             raise ValueError(f"disk {self.path}: read-only, saved with changes")
-        self._pages = pages
+
+        def apply() -> None:
+            # All are whole pages, but the last one of the disk.
+            self._pages = {
+                page: bytearray(content[_PAGE_SIZE * i : _PAGE_SIZE * (i + 1)])
+                for i, page in enumerate(pages)
+            }
+
+        return apply

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from emu.devices import saved
 from emu.stop import Stop, StopReason
 
 _FAIL, _PASS, _RESET = 0x3333, 0x5555, 0x7777
 
 
-class Finisher:
+class Finisher(saved.Restorable):
     """One 32-bit register: status in the low half, an exit code in the high half."""
 
     name = "finisher"
@@ -38,5 +39,6 @@ class Finisher:
     def state(self) -> dict[str, Any]:
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        pass
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        saved.fields(state)
+        return lambda: None

@@ -37,7 +37,7 @@ _SOURCES = board.PLIC_SOURCES
 _ALL = (1 << _SOURCES) - 2  # source 0 does not exist
 
 
-class Plic:
+class Plic(saved.Restorable):
     """``set_pending(number, level)`` is the hart's: 11 from context 0, 9 from context 1."""
 
     name = "plic"
@@ -162,11 +162,19 @@ class Plic:
             "threshold": list(self._threshold),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self._pending = saved.number(state, "pending", _SOURCES) & _ALL
-        self._claimed = saved.number(state, "claimed", _SOURCES) & _ALL
-        self._priority = saved.numbers(state, "priority", _SOURCES, 3)
-        self._enable = [bits & _ALL for bits in saved.numbers(state, "enable", 2, _SOURCES)]
-        self._threshold = saved.numbers(state, "threshold", 2, 3)
-        self._derive()
-        self._update()
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        saved.fields(state, "pending", "claimed", "priority", "enable", "threshold")
+        pending, claimed = (saved.number(state, key, _SOURCES) for key in ("pending", "claimed"))
+        priority = saved.numbers(state, "priority", _SOURCES, 3)
+        enable = saved.numbers(state, "enable", 2, _SOURCES)
+        threshold = saved.numbers(state, "threshold", 2, 3)
+        if (pending | claimed | enable[0] | enable[1]) & ~_ALL or priority[0]:
+            raise ValueError("saved PLIC: there is no source 0")
+
+        def apply() -> None:
+            self._pending, self._claimed = pending, claimed
+            self._priority, self._enable, self._threshold = priority, enable, threshold
+            self._derive()
+            self._update()
+
+        return apply

@@ -32,7 +32,7 @@ def _deposit(old: int, value: int, shift: int) -> int:
     return old & ~(0xFFFF_FFFF << shift) | (value & 0xFFFF_FFFF) << shift
 
 
-class Rtc:
+class Rtc(saved.Restorable):
     """``epoch_ns`` is the time (ns since 1970) when ``clock`` stood at 0; ``clock`` moves it.
 
     So a guest that writes `mtime` moves this clock too. ``on_irq(level)`` is told of the
@@ -131,13 +131,21 @@ class Rtc:
             "pending": self._pending,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """As the protocol says; the clock must have been restored before."""
-        self._epoch = saved.number(state, "epoch_ns", 64)
-        self._alarm_time = saved.number(state, "alarm_ns", 64)
-        self._time_high = saved.number(state, "time_high", 32)
-        self._enabled = saved.flag(state, "enabled")
-        self._pending = saved.flag(state, "pending")
-        self._disarm()
-        if saved.flag(state, "alarm_is_set"):
-            self._arm()
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """As the protocol says; the clock must have been restored before it is applied."""
+        saved.fields(
+            state, "epoch_ns", "alarm_ns", "alarm_is_set", "time_high", "enabled", "pending"
+        )
+        epoch, alarm_time = saved.number(state, "epoch_ns", 64), saved.number(state, "alarm_ns", 64)
+        time_high = saved.number(state, "time_high", 32)
+        enabled, pending = saved.flag(state, "enabled"), saved.flag(state, "pending")
+        alarm_is_set = saved.flag(state, "alarm_is_set")
+
+        def apply() -> None:
+            self._epoch, self._alarm_time, self._time_high = epoch, alarm_time, time_high
+            self._enabled, self._pending = enabled, pending
+            self._disarm()
+            if alarm_is_set:
+                self._arm()
+
+        return apply

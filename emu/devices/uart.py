@@ -34,16 +34,17 @@ _MSR_RING = 0x40
 _TRIGGER_LEVELS = (1, 4, 8, 14)  # bytes, by FCR bits 7-6
 _FIFO_SIZE = 16
 QUEUE_SIZE_MAX = 1 << 16  # bytes
+POLL_SIZE_MAX = 1 << 16  # bytes
 _LOOKS_OF_ONE_WHO_WAITS = 64  # a driver that sends looks once or twice for each byte
 _BYTES = [bytes((value,)) for value in range(256)]
 
 
-class Uart:
+class Uart(saved.Restorable):
     """One UART; ``on_irq(level)``, which may be set later, is told of its interrupt line,
     at the same accesses as in QEMU (hw/char/serial.c, serial_update_irq), changed or not.
 
-    ``poll``, if there is one, is asked for bytes that have arrived whenever the guest looks
-    and none wait.
+    ``poll``, if there is one, is asked for bytes that have arrived, at most POLL_SIZE_MAX,
+    whenever the guest looks and none wait.
     """
 
     name = "uart"
@@ -75,6 +76,11 @@ class Uart:
         self.quick = QuickRegister(_LSR)  # counts looks since something was sent
         self._looks = 0  # those that came here
         self._show()
+
+    @property
+    def bytes_max(self) -> int:
+        """The FIFO and the queue; what a poll gave comes on top of what was received."""
+        return _FIFO_SIZE + QUEUE_SIZE_MAX + POLL_SIZE_MAX
 
     @property
     def is_heard(self) -> bool:
@@ -284,20 +290,24 @@ class Uart:
             "queue": bytes(self._queue),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        fcr = saved.number(state, "fcr", 8)
-        if fcr & ~_FCR_STAYS:
-            raise ValueError(f"saved fcr: {fcr:#x} has bits that do not stay")
-        self._ier = saved.number(state, "ier", 4)
-        self._lcr = saved.number(state, "lcr", 8)
-        self._mcr = saved.number(state, "mcr", 5)
-        self._scr = saved.number(state, "scr", 8)
-        self._fcr = fcr
-        self._divisor = saved.number(state, "divisor", 16)
-        self._thre_pending = saved.flag(state, "thre_pending")
-        self._overrun = saved.flag(state, "overrun")
-        self._modem_changes = saved.number(state, "modem_changes", 4)
-        self._fifo = bytearray(saved.data(state, "fifo", _FIFO_SIZE))
-        # What a poll gave is kept whole, whatever its size.
-        self._queue = bytearray(saved.data(state, "queue", 1 << 30))
-        self._fill()  # in a state of after a reset the FIFO is empty all the same
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        bits = {
+            "ier": 4, "lcr": 8, "mcr": 5, "scr": 8, "fcr": 8, "divisor": 16, "thre_pending": 1,
+            "overrun": 1, "modem_changes": 4,
+        }  # fmt: skip
+        saved.fields(state, *bits, "fifo", "queue")
+        value = {key: saved.number(state, key, count) for key, count in bits.items()}
+        if value["fcr"] & ~_FCR_STAYS:
+            raise ValueError(f"saved fcr: {value['fcr']:#x} has bits that do not stay")
+        fifo = saved.data(state, "fifo", _FIFO_SIZE)
+        queue = saved.data(state, "queue", self.bytes_max - _FIFO_SIZE)
+
+        def apply() -> None:
+            self._ier, self._lcr, self._mcr = value["ier"], value["lcr"], value["mcr"]
+            self._scr, self._fcr, self._divisor = value["scr"], value["fcr"], value["divisor"]
+            self._thre_pending, self._overrun = bool(value["thre_pending"]), bool(value["overrun"])
+            self._modem_changes = value["modem_changes"]
+            self._fifo, self._queue = bytearray(fifo), bytearray(queue)
+            self._fill()  # in a state of after a reset the FIFO is empty all the same
+
+        return apply

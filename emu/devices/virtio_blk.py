@@ -139,9 +139,21 @@ class VirtioBlk(Virtio):
             done += size
         return _OK, done
 
+    _FIELDS = (*Virtio._FIELDS, "disk")
+
+    @property
+    def bytes_max(self) -> int:
+        return super().bytes_max + self.disk.bytes_max
+
     def state(self) -> dict[str, Any]:
         return super().state() | {"disk": self.disk.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self.disk.restore(state["disk"])
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        registers = super().prepare(state)
+        disk = self.disk.prepare(state["disk"])
+
+        def apply() -> None:
+            registers()
+            disk()
+
+        return apply

@@ -53,5 +53,8 @@ class LegacyPlace:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises KeyError or ValueError."""
+        saved.fields(state, "pa", "align")
         self.pa = saved.number(state, "pa", 64)
-        self.align = saved.number(state, "align", 32) or _ALIGN_DEFAULT
+        self.align = saved.number(state, "align", 32)
+        if not self.align:
+            raise ValueError("saved align: 0 bytes")

@@ -20,7 +20,7 @@ from typing import Any
 
 from emu.devices import saved, virtio_legacy
 from emu.devices.virtio_legacy import LegacyPlace
-from emu.devices.virtqueue import Chain, Virtqueue, VirtqueueError
+from emu.devices.virtqueue import HEADER_SIZE_MAX, Chain, Virtqueue, VirtqueueError
 from emu.ram import Ram
 
 _MAGIC, _VERSION, _DEVICE_ID, _VENDOR_ID = 0x0, 0x4, 0x8, 0xC
@@ -40,6 +40,8 @@ _VENDOR = 0x554D_4551  # "QEMU": drivers written for its board look for it
 _DRIVER_OK, _FEATURES_OK, _NEEDS_RESET = 4, 8, 0x40
 _USED_BUFFER, _CONFIG_CHANGE = 1, 2  # bits of InterruptStatus
 
+_ERROR_SIZE_MAX = 200  # characters
+
 _F_INDIRECT_DESC, _F_VERSION_1 = 1 << 28, 1 << 32
 _VERSION_MODERN = 2
 
@@ -57,7 +59,7 @@ class _Queue:
         self.ring: Virtqueue | None = None
 
 
-class Virtio:
+class Virtio(saved.Restorable):
     """One slot. ``written(pa, size)`` is called for each piece of RAM that the device wrote.
 
     ``on_irq(level)`` is told of the interrupt line at each update of it. ``error`` says in one
@@ -71,6 +73,11 @@ class Virtio:
     outside: tuple[str, ...] = ()
     device_id = 0
     queue_sizes: tuple[int, ...] = ()  # the largest size of each queue, powers of 2
+
+    @property
+    def bytes_max(self) -> int:
+        """The headers of the requests in the works."""
+        return HEADER_SIZE_MAX * len(self.queue_sizes)
 
     def __init__(
         self,
@@ -304,6 +311,11 @@ class Virtio:
             except VirtqueueError as e:
                 self._fail(e)
 
+    _FIELDS: tuple[str, ...] = (
+        "device_id", "status", "isr", "device_features_sel", "driver_features_sel",
+        "driver_features", "queue_sel", "error", "queues", "version", "legacy_page_shift",
+    )  # fmt: skip
+
     def state(self) -> dict[str, Any]:
         return {
             "device_id": self.device_id,
@@ -327,32 +339,47 @@ class Virtio:
             ],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        saved.fields(state, *self._FIELDS)
         if saved.number(state, "device_id", 32) != self.device_id:
             raise ValueError(f"saved state of virtio device {state['device_id']}")
-        if (saved.number(state, "version", 2) == virtio_legacy.VERSION) != self._is_legacy:
+        own = virtio_legacy.VERSION if self._is_legacy else _VERSION_MODERN
+        if saved.number(state, "version", 2) != own:
             which = "version 2, without" if self._is_legacy else "version 1, with"
             raise ValueError(f"its virtio devices are of {which} --virtio-legacy")
-        if len(state["queues"]) != len(self.queue_sizes):
-            raise ValueError(f"saved state of {len(state['queues'])} queues")
-        self._reset_registers()
-        self._status = saved.number(state, "status", 8)
-        self._isr = saved.number(state, "isr", 32)
-        self._device_features_sel = saved.number(state, "device_features_sel", 32)
-        self._driver_features_sel = saved.number(state, "driver_features_sel", 32)
-        self._driver_features = saved.number(state, "driver_features", 64)
-        self._queue_sel = saved.number(state, "queue_sel", 32)
-        self.error = str(state["error"])
-        self._legacy_page_shift = saved.number(state, "legacy_page_shift", 5)
-        for queue, old in zip(self._queues, state["queues"], strict=True):
-            queue.size = saved.number(old, "size", 32)
-            queue.areas = saved.numbers(old, "areas", 3, 64)
-            if self._is_legacy:
-                queue.legacy.restore(old["legacy"])
-            ring = saved.optional(old, "ring")
-            if ring is not None:
-                try:
-                    queue.ring = self._ring(queue)
-                except VirtqueueError as e:
-                    raise ValueError(f"saved queue: {e}") from e
-                queue.ring.restore(ring)
+        status, isr = saved.number(state, "status", 8), saved.number(state, "isr", 32)
+        selects = [
+            saved.number(state, key, 32)
+            for key in ("device_features_sel", "driver_features_sel", "queue_sel")
+        ]
+        features = saved.number(state, "driver_features", 64)
+        page_shift = saved.number(state, "legacy_page_shift", 5)
+        error = saved.text(state, "error", _ERROR_SIZE_MAX)
+        queues = state["queues"]
+        if not isinstance(queues, list) or len(queues) != len(self.queue_sizes):
+            raise ValueError("saved queues: not as many as this device has")
+        made = [self._saved_queue(*pair) for pair in zip(self.queue_sizes, queues, strict=True)]
+
+        def apply() -> None:
+            self._reset_registers()
+            self._status, self._isr, self.error = status, isr, error
+            self._device_features_sel, self._driver_features_sel, self._queue_sel = selects
+            self._driver_features, self._legacy_page_shift = features, page_shift
+            self._queues = made
+
+        return apply
+
+    def _saved_queue(self, size_max: int, old: dict[str, Any]) -> _Queue:
+        saved.fields(old, "size", "areas", "ring", "legacy")
+        queue = _Queue(size_max)
+        queue.size = saved.number(old, "size", 32)
+        queue.areas = saved.numbers(old, "areas", 3, 64)
+        queue.legacy.restore(old["legacy"])
+        ring = saved.optional(old, "ring")
+        if ring is not None:
+            try:
+                queue.ring = self._ring(queue)
+            except VirtqueueError as e:
+                raise ValueError(f"saved queue: {e}") from e
+            queue.ring.prepare(ring)()  # it is not in use yet
+        return queue

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from emu.devices import saved
 from emu.devices.virtio_mmio import Virtio
 from emu.devices.virtqueue import Chain
 from emu.ram import Ram
@@ -49,21 +50,34 @@ class VirtioRng(Virtio):
             done += size
         return done
 
+    _FIELDS = (*Virtio._FIELDS, "generator")
+
     def state(self) -> dict[str, Any]:
         generator = None
         if not isinstance(self._generator, random.SystemRandom):
-            version, words, gauss = self._generator.getstate()
-            generator = [version, list(words), gauss]
+            version, words, _ = self._generator.getstate()  # the last is `gauss`'s alone
+            generator = [version, list(words)]
         return super().state() | {"generator": generator}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        registers = super().prepare(state)
         if isinstance(self._generator, random.SystemRandom):
-            return  # real entropy has no state
+            return registers  # real entropy has no state
         if state["generator"] is None:
             raise ValueError("saved with real entropy, which cannot be repeated")
-        try:
-            version, words, gauss = state["generator"]
-            self._generator.setstate((version, tuple(words), gauss))
-        except (TypeError, ValueError, OverflowError) as e:
-            raise ValueError(f"saved generator: {e}") from e
+        generator = self._saved_generator(state["generator"])
+
+        def apply() -> None:
+            registers()
+            self._generator.setstate(generator)
+
+        return apply
+
+    def _saved_generator(self, old: Any) -> tuple[int, tuple[int, ...], None]:
+        version, words, _ = self._generator.getstate()
+        if not isinstance(old, list) or len(old) != 2 or old[0] != version:
+            raise ValueError("saved generator: not of this version of Python")
+        state = saved.numbers({"generator": old[1]}, "generator", len(words), 32)
+        if not 0 < state[-1] < len(words):  # how many of the others have been used
+            raise ValueError(f"saved generator: {state[-1]} of {len(words) - 1} used")
+        return version, tuple(state), None

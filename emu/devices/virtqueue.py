@@ -24,7 +24,7 @@ _NEXT, _WRITE, _INDIRECT = 1, 2, 4  # flags of a descriptor
 _NO_INTERRUPT = 1  # flag of the driver area
 _DESCRIPTOR_SIZE = 16  # bytes
 _CHAIN_BYTES_MAX = 1 << 32  # section 2.7.4
-_HEADER_SIZE_MAX = 16  # bytes
+HEADER_SIZE_MAX = 16  # bytes
 
 _descriptor = struct.Struct("<QIHH").unpack_from
 _u16 = struct.Struct("<H").unpack_from
@@ -215,22 +215,31 @@ class Virtqueue:
             "chain": None if self.chain is None else self.chain.state(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` described. Raises KeyError or ValueError as devices do."""
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check what `state` described; what is returned makes the queue so.
+
+        Raises KeyError, TypeError or ValueError as devices do.
+        """
+        saved.fields(state, "seen", "done", "left", "chain")
         seen, done = saved.number(state, "seen", 16), saved.number(state, "done", 16)
         left, old = saved.number(state, "left", 16), saved.optional(state, "chain")
         if left > self.size or (old is not None and not left):
             raise ValueError(f"saved left: {left} requests of a queue of {self.size}")
-        self.chain = None if old is None else self._saved_chain(old)
-        self.seen, self.done, self.left = seen, done, left
+        chain = None if old is None else self._saved_chain(old)
+
+        def apply() -> None:
+            self.seen, self.done, self.left, self.chain = seen, done, left, chain
+
+        return apply
 
     def _saved_chain(self, old: dict[str, Any]) -> Chain:
+        saved.fields(old, "head", "readable", "writable", "header", "done")
         chain = Chain(saved.number(old, "head", 16))
         chain.readable, chain.writable = (
             [(pa, extent) for pa, extent in saved.pairs(old, key, self._size_max)]
             for key in ("readable", "writable")
         )
-        chain.header = saved.data(old, "header", _HEADER_SIZE_MAX)
+        chain.header = saved.data(old, "header", HEADER_SIZE_MAX)
         segments = chain.readable + chain.writable
         total = sum(extent for _, extent in segments)
         if len(segments) > self._size_max or total > _CHAIN_BYTES_MAX:

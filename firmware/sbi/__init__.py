@@ -14,6 +14,7 @@ from typing import Any
 from emu import words as W
 from emu.clock import Clock
 from emu.csr import Priv
+from emu.devices import saved
 from emu.hart import Hart
 from emu.ram import Ram
 from emu.stop import Stop, StopReason
@@ -66,7 +67,7 @@ _ECALL_FROM_S = Cause.ECALL_FROM_S.value
 _PC, _A0, _A1, _A6, _A7 = W.PC, W.A0, W.A1, W.A6, W.A7
 
 
-class Sbi:
+class Sbi(saved.Restorable):
     """The SBI of one hart; ``output`` takes console bytes, ``read_byte`` gives one or None.
 
     Without a ``clock`` no timer is offered. ``code_changed(pa, size)`` is told of RAM that
@@ -129,17 +130,20 @@ class Sbi:
         """All that a snapshot must keep: JSON's types."""
         return {"timer": None if self._timer is None else self._timer.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` described; the hart and the clock are restored before.
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check what `state` described; what is returned makes the SBI so.
 
-        Raises KeyError for a state that is not an SBI's, ValueError for one of another
-        machine, with a timer where this has none or without it.
+        The hart and the clock are restored before. Raises KeyError, TypeError or ValueError
+        for a state that is not an SBI's, or of another machine: with a timer where this has
+        none, or without it.
         """
-        timer = state["timer"]
+        saved.fields(state, "timer")
+        timer = saved.optional(state, "timer")
         if (timer is None) != (self._timer is None):
             raise ValueError("an SBI with a timer and one without: not the same machine")
-        if self._timer is not None:
-            self._timer.restore(timer)
+        if self._timer is None or timer is None:
+            return lambda: None
+        return self._timer.prepare(timer)
 
     def _no_extension(self, trap: Trap) -> Stop | None:
         w = self._words

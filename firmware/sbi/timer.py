@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from emu import words as W
 from emu.added_csrs import AddedCsr
 from emu.clock import Clock
 from emu.csr import IRQ_STI, MENVCFG, MENVCFG_STCE, STIMECMP
+from emu.devices import saved
 from emu.hart import Hart
 from firmware.sbi.numbers import SUCCESS, Extension
 
@@ -60,6 +62,11 @@ class Timer:
         """What a snapshot must keep: when STIP is due (ticks), or None."""
         return {"when": self._alarm.when}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` described. STIP itself is the hart's to restore."""
-        self._alarm.set(state["when"])
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check what `state` described; what is returned makes the timer so.
+
+        STIP itself is the hart's to restore. Raises KeyError, TypeError or ValueError.
+        """
+        saved.fields(state, "when")
+        when = None if state["when"] is None else saved.number(state, "when", 64)
+        return lambda: self._alarm.set(when)

@@ -222,8 +222,9 @@ def test_state_keeps_what_differs_from_the_file(image: Path) -> None:
     state = bench.device.state()
     disk = state["disk"]
     assert (disk["path"], disk["size"]) == (str(image), SECTORS * 512)
-    assert [page for page, _ in disk["pages"]] == [0, 2]
-    assert [len(data) for _, data in disk["pages"]] == [4096, 5 * 512]
+    assert disk["pages"] == struct.pack("<2Q", 0, 2)
+    assert len(disk["content"]) == 4096 + 5 * 512
+    assert len(disk["pages"] + disk["content"]) <= bench.disk.bytes_max
     assert json.dumps(state, default=bytes.hex)  # JSON's types and bytes
 
     moved = image.with_name("moved.img")
@@ -247,9 +248,16 @@ def test_state_that_does_not_fit(image: Path) -> None:
     small.write_bytes(bytes(512))
     with pytest.raises(ValueError, match="512 bytes, saved with 10752"):
         Bench(small).device.restore(state)
-    for pages in ([[0, b"x"]], [[3, b""]], [[99, bytes(4096)]], [[0, "text"]], [7]):
+    for numbers, content in (
+        ([0], b"x"), ([3], b""), ([99], bytes(4096)), ([0, 0], bytes(8192)),
+        ([1, 0], bytes(8192)), ([0, 1, 2], bytes(12288)), ([1 << 63], bytes(4096)),
+    ):  # fmt: skip
+        wrong = {"pages": struct.pack(f"<{len(numbers)}Q", *numbers), "content": content}
         with pytest.raises(ValueError, match="saved"):
-            bench.disk.restore(state["disk"] | {"pages": pages})
+            bench.disk.restore(state["disk"] | wrong)
+    for key, value in (("pages", b"7 bytes"), ("pages", []), ("content", "text"), ("path", 7)):
+        with pytest.raises(ValueError, match="saved"):
+            bench.disk.restore(state["disk"] | {key: value})
     with pytest.raises(KeyError):
         bench.disk.restore({})
     assert bench.read(0, 1) == b"1" * 512  # what was refused changed nothing
