@@ -76,7 +76,7 @@ class Call(IntEnum):
     SETUP_VM = 0  # head: memory manager built; a1 = satp
     START_KERNEL = 1  # head: translation is on; does not return
     RETURN = 2  # the end of a function that Python called; a0 = its result
-    PRINTK = 3  # a0 = text (VA), a1 = its length in bytes
+    PRINTK = 3  # a0 = format, a1 = va_list, a2 = 1: it reports a bug; a1 = bytes logged
     KMALLOC = 4  # a0 = size, a1 = gfp; a1 = VA or 0
     KFREE = 5  # a0 = VA
     ALLOC_PAGES = 6  # a0 = gfp, a1 = order; a1 = struct page * or 0
@@ -97,6 +97,8 @@ class Call(IntEnum):
     KUNMAP = 21  # a0 = struct page *
     KMEM_CACHE_SHRINK = 22  # a0 = cache; a1 = pages given back
     SPLIT_PAGE = 23  # a0 = struct page *, a1 = order
+    VSNPRINTF = 24  # a0 = buffer, a1 = size, a2 = format, a3 = va_list; a1 = bytes of all the text
+    RANDOM = 25  # a1 = 64 bits
 
 
 def c_header() -> str:

@@ -10,14 +10,18 @@ of such a folder, a changed copy of ``guest/supervisor/tiny`` for one.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+from guest import missing_headers
 from guest import scratch as scratch_folders
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +34,8 @@ SOURCE_SUFFIXES = (".c", ".S", ".s")
 
 _TARGET = ["--target=riscv64-freestanding-none", "-mabi=lp64d"]
 _CPU = "-mcpu=generic_rv64+m+a+f+d+c+zicsr+zifencei"
+# Of the runtime, for --gc-sections.
+_SECTIONS = ("-ffunction-sections", "-fdata-sections")
 _C_FLAGS = [
     *("-std=gnu17", "-O2", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter"),
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-sanitize=all"),
@@ -58,13 +64,17 @@ PROGRAM = Kind(
     ("-mcmodel=medany", "-fno-pic"),
     ("-T", str(RUNTIME / "program.ld")),
 )
-# Linked position-independent: the loader applies relative relocations, and nothing else.
+# Linked position-independent: the loader applies relative relocations, and nothing else. Of the
+# runtime a module keeps what it uses.
 MODULE = Kind(
     "module",
-    ("module.c", "format.c", "memory.c"),
+    (
+        *("module.c", "bug.c", "params.c", "kstrtox.c", "string.c", "hexdump.c", "rbtree.c"),
+        *("sort.c", "memory.c"),
+    ),
     ("-mcmodel=medany", "-fPIC", "-fvisibility=hidden"),
     (
-        *("-pie", "--no-dynamic-linker", "-e", "init_module", "-T"),
+        *("-pie", "--no-dynamic-linker", "--gc-sections", "-e", "init_module", "-T"),
         str(RUNTIME / "module.ld"),
     ),
 )
@@ -141,16 +151,47 @@ def build(kind: Kind, sources: list[Path], output: Path, scratch: Path) -> None:
     are used again. Raises BuildError."""
     output.parent.mkdir(parents=True, exist_ok=True)
     objects = []
-    runtime = [] if _has_own_start(kind, sources) else [RUNTIME / name for name in kind.runtime]
-    for source in (*sources, *runtime):
-        shared = source.parent == RUNTIME
-        folder = scratch / (f"{kind.name}-runtime" if shared else f"{kind.name}-{output.stem}")
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = scratch / f"{kind.name}-{output.stem}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources:
         made = folder / (source.name + ".o")
-        if not (shared and made.exists()):
-            compile_object(source, made, kind.compile)
+        compile_object(source, made, (*kind.compile, *_names(kind, source)))
         objects.append(made)
+    if not _has_own_start(kind, sources):
+        objects += _runtime(kind, scratch)
     link(objects, output, kind.link)
+
+
+def _names(kind: Kind, source: Path) -> tuple[str, ...]:
+    """What Linux's build tells a module about itself."""
+    if kind is not MODULE:
+        return ()
+    name = re.sub(r"\W", "_", source.stem)
+    return ("-D__KERNEL__", "-DMODULE", f'-DKBUILD_MODNAME="{name}"')
+
+
+@cache
+def _runtime_digest() -> str:
+    """Changes when anything does that a runtime is compiled from."""
+    inputs = [Path(__file__)]
+    for folder in (RUNTIME, INCLUDE, BUILT / "include"):
+        inputs += sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
+
+
+def _runtime(kind: Kind, scratch: Path) -> list[Path]:
+    """The objects of a kind's runtime: those that the package was built with, where they are
+    of the same sources; else made in ``scratch``, once."""
+    folder = BUILT / "runtime" / _runtime_digest() / kind.name
+    if not folder.exists():
+        folder = scratch / f"{kind.name}-runtime"
+        folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name in kind.runtime:
+        made.append(folder / f"{name}.o")
+        if not made[-1].exists():
+            compile_object(RUNTIME / name, made[-1], (*kind.compile, *_SECTIONS))
+    return made
 
 
 def build_folder(kind: Kind, folder: Path, output: Path, scratch: Path) -> None:
@@ -173,9 +214,50 @@ def _has_own_start(kind: Kind, sources: list[Path]) -> bool:
     return kind is not MODULE and any(source.suffix in (".S", ".s") for source in sources)
 
 
+# What only a module has: Linux's header, the macro, or the function by its own name.
+_IS_MODULE = re.compile(
+    r"^[ \t]*#[ \t]*include[ \t]*[<\"]linux/module\.h|\bmodule_init\b"
+    r"|^[ \t]*(static[ \t]+)?int\s+(__init\s+)?init_module\s*\(",
+    re.MULTILINE,
+)
+
+
 def kind_of_source(text: str) -> Kind:
-    """What a C file is: a module when it says `module_init`, else a U-mode program."""
-    return MODULE if "module_init" in text else PROGRAM
+    """What a C file is: a module, else a U-mode program."""
+    return MODULE if _IS_MODULE.search(text) else PROGRAM
+
+
+_ERROR = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.M)
+_NO_HEADER = re.compile(
+    r"'(?P<header>(?:linux|asm|net|crypto|uapi|generated)/[^']+)' file not found"
+)
+# What comes of a declaration that was not there; and how clang goes on about it.
+_UNDECLARED = re.compile(
+    r"undeclared|incomplete type|unknown type name|never completed|type specifier missing"
+)
+_AND_SO_ON = re.compile(r"; ISO C99 .*| \[-W[^]]*\]$")
+
+
+def refusal(name: str, source: str, said: str) -> str:
+    """What the compiler ``said`` about the module ``source``, the text of file ``name``.
+
+    One line where a header of Linux is the reason that it does not compile: it is not there, or
+    it is one of `missing_headers`, and the first error is what comes of it.
+    """
+    error = next((e for e in _ERROR.finditer(said) if Path(e["file"]).name == name), None)
+    if error is None:
+        return said
+    unknown = _NO_HEADER.match(error["text"])
+    if unknown:
+        header = unknown["header"]
+        return f"line {error['line']}: {header}: pagewalk has no such header; see docs/modules.md"
+    missing = missing_headers.included(source)
+    if not missing or not _UNDECLARED.search(error["text"]):
+        return said
+    what = _AND_SO_ON.sub("", error["text"])
+    subjects = {missing_headers.MISSING[h]: f"{h}, line {line}" for line, h in reversed(missing)}
+    absent = " and no ".join(f"{s} ({where})" for s, where in reversed(subjects.items()))
+    return f"line {error['line']}: {what}: pagewalk has no {absent} yet; see docs/modules.md"
 
 
 def compile_user_file(source: Path, machine: str | None = None) -> bytes:
@@ -196,7 +278,10 @@ def _compile_into(folder: Path, source: Path, machine: str | None) -> Path:
     text = source.read_text(errors="replace")
     kind = KIND_OF_MACHINE.get(machine or "") or kind_of_source(text)
     output = folder / (source.stem + (".ko" if kind is MODULE else ".elf"))
-    build(kind, [source], output, folder)
+    try:
+        build(kind, [source], output, folder)
+    except BuildError as e:
+        raise BuildError(refusal(source.name, text, str(e)) if kind is MODULE else e) from None
     return output
 
 
@@ -211,12 +296,18 @@ def _build_code(name: str, source: Path, base: int, scratch: Path) -> None:
 def write_headers() -> None:
     """The generated headers."""
     from guest.abi import c_header as abi_header
+    from guest.task import c_header as task_header
     from mm.header import c_header as mm_header
 
     folder = BUILT / "include" / "pagewalk"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "abi.h").write_text(abi_header())
     (folder / "mm_types.h").write_text(mm_header())
+    (folder / "task.h").write_text(task_header())
+    for name in missing_headers.MISSING:
+        path = BUILT / "include" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(missing_headers.c_header(name))
 
 
 def build_all() -> None:
@@ -227,6 +318,11 @@ def build_all() -> None:
         os.environ.setdefault("ZIG_LOCAL_CACHE_DIR", str(scratch / "cache"))
         shutil.rmtree(BUILT, ignore_errors=True)
         write_headers()
+        _runtime_digest.cache_clear()
+        for kind in (MODULE, PROGRAM):
+            made = BUILT / "runtime" / _runtime_digest() / kind.name
+            made.mkdir(parents=True)
+            _runtime(kind, scratch)
         _build_code("reset", FIRMWARE / "reset.S", 0x1000, scratch)
         _build_code("start", FIRMWARE / "start.S", 0x8000_0000, scratch)
         head = scratch / "head.o"

@@ -7,6 +7,7 @@ error and 0. Numbers and arguments: `guest.abi`.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,12 +18,13 @@ from emu.stop import Stop, StopReason
 from emu.walk import Access, Translation, walk
 from firmware.sbi import ERR_FAILED, ERR_INVALID_PARAM, SUCCESS, Function
 from guest.abi import Call
+from guest.printk import Printk
+from guest.vsprintf import FormatError, Symbol, Vsprintf
 from mm.errors import MmError, SlabError
 from mm.gfp import GFP_KERNEL, GFP_ZERO
 from mm.kernel import Kernel
 from mm.slab import KmemCache
 
-_PRINTK_SIZE_MAX = 4096  # bytes of one call
 _NAME_SIZE_MAX = 64  # bytes of a cache's name
 _VMAP_PAGES_MAX = 1 << 16
 
@@ -42,7 +44,7 @@ class KernelCalls:
     """The calls of one booted kernel; ``log`` takes a line of the kernel log at a time.
 
     ``call(va, argument)`` runs a guest function while the hart stands: a constructor, for
-    a slab that Python itself asked for.
+    a slab that Python itself asked for. ``symbol`` finds what is at an address, for %pS.
     """
 
     def __init__(
@@ -51,13 +53,15 @@ class KernelCalls:
         hart: Hart,
         log: Callable[[str], None],
         call: Callable[[int, int], None],
+        symbol: Callable[[int], Symbol | None] = lambda va: None,
     ) -> None:
         self._kernel = kernel
         self._hart = hart
         self._words = hart.words
-        self._log = log
+        self.printk = Printk(log)
+        self._vsprintf = Vsprintf(self._read, symbol)
+        self._random = random.Random(0)  # the same in every run
         self._call = call
-        self._printk_rest = b""
         self._to_construct: list[tuple[int, int]] = []
         self._caches: dict[int, KmemCache] = {}  # derived: those that _cache has found
 
@@ -76,6 +80,8 @@ class KernelCalls:
         return {
             Call.RETURN.value: self._returned,
             Call.PRINTK.value: self._printk,
+            Call.VSNPRINTF.value: self._vsnprintf,
+            Call.RANDOM.value: lambda: (SUCCESS, self._random.getrandbits(64)),
             Call.NOP.value: lambda: (SUCCESS, 0),
             Call.KMALLOC.value: guarded(lambda: kernel.kmalloc(w[W.A0], w[W.A1])),
             Call.KREALLOC.value: guarded(lambda: kernel.krealloc(w[W.A0], w[W.A1], w[W.A2])),
@@ -112,7 +118,7 @@ class KernelCalls:
                 error = SUCCESS
             except (MmError, ValueError) as e:
                 for line in str(e).splitlines():
-                    self._log(line)
+                    self.printk.say(line)
                 value, error = 0, ERR_FAILED
             finally:
                 slab.caller = kernel_itself
@@ -128,7 +134,12 @@ class KernelCalls:
         """Pass on what the memory manager has printed since the last time."""
         messages = self._kernel.messages
         while messages:
-            self._log(messages.popleft())
+            self.printk.say(messages.popleft())
+
+    def report(self, line: str) -> None:
+        """Log a bug of the guest's that Python has found."""
+        self.printk.say(line)
+        self.printk.bugs.append(line)
 
     def _returned(self) -> Stop:
         """The end of a function that Python called: an int, as C has it."""
@@ -136,24 +147,43 @@ class KernelCalls:
         return Stop(StopReason.EXIT, value=result - (1 << 32) if result >> 31 else result)
 
     def _printk(self) -> tuple[int, int]:
-        """Text up to each newline becomes a line of the kernel log."""
+        """Format, and log."""
         w = self._words
-        size = min(w[W.A1], _PRINTK_SIZE_MAX)
-        data = self._read(w[W.A0], size)
-        if data is None:
+        try:
+            text = self._vsprintf.format(w[W.A0], w[W.A1])
+        except FormatError:
             return ERR_INVALID_PARAM, 0
-        *lines, self._printk_rest = (self._printk_rest + data).split(b"\n")
-        for line in lines:
-            self._log(line.decode("utf-8", "replace"))
-        if len(self._printk_rest) > _PRINTK_SIZE_MAX:
-            self.flush_printk()
-        return SUCCESS, size
+        return SUCCESS, self.printk.store(text, bool(w[W.A2]))
 
-    def flush_printk(self) -> None:
-        """Log the text that no newline has ended."""
-        if self._printk_rest:
-            self._log(self._printk_rest.decode("utf-8", "replace"))
-            self._printk_rest = b""
+    def _vsnprintf(self) -> tuple[int, int]:
+        """Format into guest memory; where that cannot be written, the VA goes back."""
+        w = self._words
+        buffer, size = w[W.A0], w[W.A1]
+        try:
+            text = self._vsprintf.format(w[W.A2], w[W.A3])
+        except FormatError:
+            return ERR_INVALID_PARAM, w[W.A2]
+        if size:
+            stored = text[: size - 1] + b"\0"
+            refused = self._write(buffer, stored)
+            if refused is not None:
+                return ERR_INVALID_PARAM, refused
+        return SUCCESS, len(text)
+
+    def _write(self, va: int, data: bytes) -> int | None:
+        """Store into kernel memory as the guest could; the first VA where it cannot."""
+        kernel = self._kernel
+        root = kernel.pgtable.root(kernel.init_mm)
+        done = 0
+        while done < len(data):
+            at = va + done
+            found = walk(kernel.ram, kernel.mode, root, at, Access.WRITE)
+            part = data[done : done + PAGE_SIZE - at % PAGE_SIZE]
+            if not isinstance(found, Translation) or not kernel.ram.contains(found.pa, len(part)):
+                return at
+            kernel.ram.write(found.pa, part)
+            done += len(part)
+        return None
 
     def _read(self, va: int, size: int) -> bytes | None:
         """Kernel memory through the kernel's tables; None where something is not mapped."""

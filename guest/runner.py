@@ -183,7 +183,8 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
                     stop = system.unload_module(module)
             elif stop.reason is StopReason.EXIT and stop.value is not None:
                 error = abs(stop.value)
-                stop = Stop(StopReason.EXIT, error & 0xFF or 1, detail=f"init failed: {stop.value}")
+                why = f"{stop.detail or 'init failed'} ({stop.value})"
+                stop = Stop(StopReason.EXIT, error & 0xFF or 1, detail=why)
         else:
             system.load_program(elf, arguments, options.environment)
             arm_faults(system, options)
@@ -194,6 +195,8 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
         if system.process.killed_by:
             outcome.notes.append(f"killed by {system.process.killed_by}")
         outcome.missing_syscalls = system.process.missing_syscalls()
+    if elf.is_module and stop.reason is StopReason.EXIT and stop.detail:
+        outcome.notes.append(f"the module was refused: {stop.detail}")
     if stop.reason is StopReason.FAULT and stop.trap is not None:
         if overflow := system.overflow(stop.trap):
             outcome.notes.insert(0, overflow)

@@ -29,17 +29,22 @@ from guest import elf as elf_file
 from guest import stack, syscalls
 from guest.abi import KERNEL_EXTENSION, Call
 from guest.build import BUILT
-from guest.elf import Elf
+from guest.elf import Elf, ElfError
 from guest.fences import Fences
 from guest.kernel_calls import KernelCalls, Upcall
+from guest.linux_errno import EINVAL
 from guest.module import Module
+from guest.params import set_all
 from guest.process import Process
+from guest.task import TaskStruct
+from guest.vsprintf import Symbol
 from mm.addrspace import KERNEL_IMAGE_OFFSET, KERNEL_LINK_ADDR
 from mm.kernel import Config, ImageSegment, Kernel
 from mm.pgtable import MmStruct
 from mm.vma import VM_GROWSDOWN
 
 _STACK_SIZE = 16 << 10  # bytes, of the stack that modules run on
+_NORMAL_PRIO = 120  # nice 0
 _M64 = (1 << 64) - 1
 _NS_PER_TICK = 1_000_000_000 // TIMEBASE_HZ
 
@@ -86,7 +91,7 @@ class System:
         self.process: Process | None = None
         self.modules: list[Module] = []
         self._head = elf_file.load(_head_path())
-        self._stack_top = 0
+        self._stack = self._stack_top = 0
         self._return = self._head.symbol("kernel_return") or 0
         self._sbi = Sbi(self.hart, self.machine.ram, output)
         self._sbi.extensions[KERNEL_EXTENSION] = {
@@ -128,9 +133,12 @@ class System:
         lowest = self.kernel.vmalloc(_STACK_SIZE)
         if lowest is None:
             return Stop(StopReason.FAULT, detail="no memory for the kernel stack")
-        self._stack_top = lowest + _STACK_SIZE
+        self._stack = lowest
+        self._stack_top = lowest + _STACK_SIZE - TaskStruct.SIZE
         # From here on the calls are those of modules; the head's are gone.
-        self._calls = KernelCalls(self.kernel, self.hart, self.log, self._construct)
+        self._calls = KernelCalls(
+            self.kernel, self.hart, self.log, self._construct, self._symbol_at
+        )
         self._sbi.extensions[KERNEL_EXTENSION] = self._calls.table()
         return Stop(StopReason.EXIT, value="booted")
 
@@ -181,10 +189,17 @@ class System:
         w = self.hart.words
         w[W.PC] = pc
         w[W.PRIV] = priv.value
-        w[W.MSTATUS] = w[W.MSTATUS] & ~(MSTATUS_FS | MSTATUS_SIE) | MSTATUS_FS_INITIAL
+        # Kernel code runs with interrupts on, as a task of Linux does; a program cannot see it.
+        sie = MSTATUS_SIE if priv is Priv.S else 0
+        w[W.MSTATUS] = w[W.MSTATUS] & ~(MSTATUS_FS | MSTATUS_SIE) | MSTATUS_FS_INITIAL | sie
         self.hart.set_satp(self.kernel.satp(space))
 
     # modules
+
+    @property
+    def bugs(self) -> list[str]:
+        """The first line of each bug that was reported."""
+        return self._calls.printk.bugs
 
     def load_module(self, elf: Elf, arguments: Sequence[str] = ()) -> tuple[Module, Stop]:
         """Load a module and run its init function.
@@ -194,12 +209,52 @@ class System:
         does. Raises ElfError.
         """
         module = Module(self.kernel, elf, arguments)
-        self.symbols.add_source(lambda: elf.names, module.base)
+        self.symbols.add_source(module.names, module.base)
         self.modules.append(module)
+        try:
+            error = self._set_params(module, arguments)
+        except ElfError:
+            self._forget(module)
+            raise
+        if isinstance(error, Stop):
+            return module, error
+        if error:
+            self._forget(module)
+            return module, Stop(StopReason.EXIT, value=error, detail="bad parameters")
         stop = self.call(module.init)
+        if stop.reason is StopReason.EXIT:
+            self._check_balance(module)
         if stop.reason is StopReason.EXIT and stop.value not in (0, None):
             self._forget(module)
         return module, stop
+
+    def _set_params(self, module: Module, words: Sequence[str]) -> int | Stop:
+        """Give a module its parameters: 0, the error that refuses it, or what ended a setter."""
+        ended: list[Stop] = []
+
+        def call(setter: int, value: int, param: int) -> int:
+            stop = self.call(setter, value, param)
+            if stop.reason is not StopReason.EXIT or stop.value is None:
+                ended.append(stop)
+                return -EINVAL
+            result: int = stop.value
+            return result
+
+        say, takes_words = self._calls.printk.say, module.takes_words
+        error = set_all(
+            module.name, module.params(), words, module.put_string, call, say, takes_words
+        )
+        return ended[0] if ended else error
+
+    def _check_balance(self, module: Module) -> None:
+        """What init left locked or off is put right, and said (Linux: do_one_initcall)."""
+        info = self._task().thread_info
+        left = "preemption imbalance " if info.preempt_count else ""
+        left += "disabled interrupts " if info.hardirqs_disabled else ""
+        info.clear()
+        if left:
+            name = self._symbol_at(module.init)
+            self._calls.report(f"WARNING: initcall {name} returned with {left}")
 
     def unload_module(self, module: Module) -> Stop:
         """Run a module's exit function, which has no result, and give its memory back."""
@@ -217,6 +272,27 @@ class System:
         self.symbols.remove_range(module.base, module.base + module.size)
         module.close()
 
+    def _task(self) -> TaskStruct:
+        area = self.kernel.find_vm_area(self._stack)
+        assert area is not None
+        last = self.kernel.vmalloc_areas.pages_of(area)[_STACK_SIZE // PAGE_SIZE - 1]
+        return TaskStruct(self.kernel.ram, (last + 1) * PAGE_SIZE - TaskStruct.SIZE)
+
+    def _set_task(self) -> None:
+        """Fill in the task that `current` points at: that of the loaded program, or init."""
+        task, info = self._task(), self.kernel.vmcoreinfo.page_alloc
+        task.clear()
+        task.pid, task.tgid = info.current_pid, info.current_tgid
+        task.comm = info.current_comm
+        task.stack, task.group_leader = self._stack, self._stack_top
+        task.prio = task.static_prio = task.normal_prio = _NORMAL_PRIO
+        task.mm = task.active_mm = self.kernel.va(self.process.mm.pa) if self.process else 0
+
+    def _symbol_at(self, va: int) -> Symbol | None:
+        """What is at a kernel address, for %pS."""
+        found = (module.symbol_at(va) for module in self.modules)
+        return next((symbol for symbol in found if symbol is not None), None)
+
     def call(self, va: int, *arguments: int) -> Stop:
         """Call a function at ``va`` (VA) in S-mode with up to eight arguments.
 
@@ -226,11 +302,12 @@ class System:
         w = self.hart.words
         for i, argument in enumerate(arguments):
             w[W.A0 + i] = argument & _M64
-        w[W.SP] = self._stack_top
+        w[W.SP] = w[W.TP] = self._stack_top
         w[W.RA] = self._return
+        self._set_task()
         self._enter(Priv.S, va, self.process.mm if self.process else self.kernel.init_mm)
         stop = self._run()
-        self._calls.flush_printk()
+        self._calls.printk.flush()
         return stop
 
     def _run(self) -> Stop:
@@ -292,9 +369,9 @@ class System:
             return None
         sp, va = self.hart.words[W.SP], trap.tval
         if trap.priv == Priv.S.value:
-            low = self._stack_top - _STACK_SIZE
-            if stack.has_overflowed(low, self._stack_top, sp, va):
-                return stack.kernel_overflow(low, self._stack_top, sp)
+            low, high = self._stack, self._stack + _STACK_SIZE
+            if stack.has_overflowed(low, high, sp, va):
+                return stack.kernel_overflow(low, high, sp)
         elif self.process is not None:
             vma = self.kernel.address_spaces.find_vma(self.process.mm, va)
             if vma is None or not vma.vm_flags & VM_GROWSDOWN:

@@ -18,6 +18,7 @@ from mm.memblock import MEMBLOCK_NOMAP, MemblockHead, MemblockRegion, MemblockTy
 from mm.page import PAGE_FLAGS, PAGE_TYPES, Page, PageTail, Ptdesc
 from mm.page_ext import PageAllocInfo, PageOwnerRecord, Pkmap, StackRecord
 from mm.pgtable import MmStruct
+from mm.slab import flags
 from mm.slab.structs import (
     ArrayCache,
     KmemCacheCpu,
@@ -89,6 +90,21 @@ _GFP_COMPOSITES = (
     "GFP_HIGHUSER",
     "GFP_HIGHUSER_MOVABLE",
 )
+_SLAB_FLAGS = (
+    "SLAB_CONSISTENCY_CHECKS",
+    "SLAB_RED_ZONE",
+    "SLAB_POISON",
+    "SLAB_HWCACHE_ALIGN",
+    "SLAB_CACHE_DMA",
+    "SLAB_CACHE_DMA32",
+    "SLAB_STORE_USER",
+    "SLAB_RECLAIM_ACCOUNT",
+    "SLAB_PANIC",
+    "SLAB_TRACE",
+    "SLAB_NOLEAKTRACE",
+    "SLAB_NO_MERGE",
+    "SLAB_ACCOUNT",
+)
 
 
 def _constants() -> list[tuple[str, str]]:
@@ -126,6 +142,7 @@ def _constants() -> list[tuple[str, str]]:
     rows += [("__GFP_DMA", "0x1u"), ("__GFP_HIGHMEM", "0x2u"), ("__GFP_DMA32", "0x4u")]
     rows += [(name, f"{bits:#x}u") for name, bits in gfp.FLAG_NAMES]
     rows += [(name, f"{getattr(gfp, name):#x}u") for name in _GFP_COMPOSITES]
+    rows += [(name, f"{getattr(flags, name):#x}u") for name in _SLAB_FLAGS]
     rows += [(f"PG_{name}", str(bit)) for bit, name in enumerate(PAGE_FLAGS)]
     rows += [(f"PGTY_{name}", f"{value:#x}") for name, value in PAGE_TYPES.items()]
     return rows

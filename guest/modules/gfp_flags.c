@@ -21,7 +21,7 @@ static int __init gfp_init(void)
     wrong |= !object;
     kfree(object);
     void *nothing = kmalloc(0, GFP_KERNEL), *huge = kmalloc(8ul << 20, GFP_KERNEL | __GFP_NOWARN);
-    printk("gfp_flags: kmalloc(0) = %p, kmalloc(8 MiB) = %p\n", nothing, huge);
+    printk("gfp_flags: kmalloc(0) = %px, kmalloc(8 MiB) = %px\n", nothing, huge);
     wrong |= nothing != ZERO_SIZE_PTR || huge != NULL;
     kfree(nothing);
     wrong |= alloc_pages(GFP_KERNEL | __GFP_DMA | __GFP_DMA32, 0) != NULL;

@@ -3,7 +3,7 @@
 
 static int __init hello_init(void)
 {
-    printk("hello_module: in S-mode, init at %p\n", (void *)hello_init);
+    printk("hello_module: in S-mode, init at %px\n", (void *)hello_init);
     return 0;
 }
 

@@ -11,7 +11,7 @@ static int __init highmem_init(void)
     if (!mapped)
         return -ENOMEM;
     *mapped = 0x6869676820;
-    printk("highmem: pfn %lx is at %p, %s the direct map\n", page_to_pfn(page), (void *)mapped,
+    printk("highmem: pfn %lx is at %px, %s the direct map\n", page_to_pfn(page), (void *)mapped,
            (void *)mapped == page_address(page) ? "in" : "outside of");
     kunmap(page);
     mapped = kmap(page);

@@ -10,7 +10,7 @@ static int __init sizes_init(void)
         if (!object)
             return -ENOMEM;
         unsigned long given = ksize(object);
-        printk("kmalloc_sizes: %5u bytes asked, %5lu given at %p\n", sizes[i], given,
+        printk("kmalloc_sizes: %5u bytes asked, %5lu given at %px\n", sizes[i], given,
                (void *)object);
         if (given < sizes[i])
             return -EINVAL;

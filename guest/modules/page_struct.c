@@ -18,7 +18,7 @@ static int __init page_struct_init(void)
     if (!page)
         return -ENOMEM;
     unsigned long pfn = page_to_pfn(page);
-    printk("page_struct: order 2 at pfn %lx, struct page at %p\n", pfn, (void *)page);
+    printk("page_struct: order 2 at pfn %lx, struct page at %px\n", pfn, (void *)page);
     expect("alignment", pfn & 3, 0);
     expect("_refcount", (unsigned long)page->_refcount, 1);
     expect("head flag", page->flags >> PG_head & 1, 1);
@@ -40,7 +40,7 @@ static int __init page_struct_init(void)
         kfree(object);
         return wrong ? -EINVAL : 0;
     }
-    printk("page_struct: kmalloc(64) = %p from cache %s\n", (void *)object, cache->name);
+    printk("page_struct: kmalloc(64) = %px from cache %s\n", (void *)object, cache->name);
     expect("page_type", virt_to_page(object)->page_type >> 24, PGTY_slab);
     expect("object_size", cache->object_size, 64);
     /* SLUB: a frozen slab belongs to the CPU and counts all of its objects as in use. */

@@ -30,7 +30,7 @@ static int __init walk_init(void)
     if (!object)
         return -ENOMEM;
     unsigned long pa = walk((unsigned long)object);
-    printk("page_walk: VA %p is PA %lx, __pa says %lx\n", (void *)object, pa, __pa(object));
+    printk("page_walk: VA %px is PA %lx, __pa says %lx\n", (void *)object, pa, __pa(object));
     int wrong = pa != __pa(object);
     kfree(object);
     return wrong ? -EINVAL : 0;

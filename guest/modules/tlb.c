@@ -17,7 +17,7 @@ static int __init tlb_init(void)
         volatile long *mapped = vmap(&page[i], 1);
         if (!mapped)
             return -ENOMEM;
-        printk("tlb: pfn %lx at %p reads %ld%s\n", page_to_pfn(page[i]), (void *)mapped, *mapped,
+        printk("tlb: pfn %lx at %px reads %ld%s\n", page_to_pfn(page[i]), (void *)mapped, *mapped,
                mapped == last ? ", the same address as before" : "");
         wrong |= *mapped != 100 + i;
         *mapped = 200 + i;

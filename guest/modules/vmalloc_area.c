@@ -24,9 +24,9 @@ static int __init area_init(void)
     }
     for (int i = 0; i < PAGES; i++)
         wrong |= *(char *)__va(vmalloc_to_pfn(whole + i * PAGE_SIZE) << PAGE_SHIFT) != (char)i;
-    printk("vmalloc_area: vmap at %p: frames %lx, %lx, %lx ... backwards\n", (void *)area,
+    printk("vmalloc_area: vmap at %px: frames %lx, %lx, %lx ... backwards\n", (void *)area,
            page_to_pfn(scattered[0]), page_to_pfn(scattered[1]), page_to_pfn(scattered[2]));
-    printk("vmalloc_area: vmalloc at %p, one guard page behind the other\n", (void *)whole);
+    printk("vmalloc_area: vmalloc at %px, one guard page behind the other\n", (void *)whole);
     vfree(whole);
     vunmap(area);
     __free_pages(block, 5);

@@ -43,13 +43,14 @@ from elf_kit import (
     patch,
     phdr,
 )
-from guest_kit import Kernel
+from guest_kit import Kernel, compiled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mm
 from emu.machine import Machine
 from emu.stop import StopReason
+from guest import build
 from guest import elf as elf_file
 from guest.cli import main
 from guest.elf import ElfError
@@ -259,12 +260,19 @@ def test_a_damaged_symbol_table_hides_no_fault(pagewalk: Cli, tmp_path: Path) ->
     assert result.stderr.startswith("pagewalk: load page fault in U-mode at 0x10")
 
 
+READS_WORDS = """
+#include <linux/module.h>
+int init_module(void) { return module_args[0]; }
+"""
+
+
 def test_a_module_whose_arguments_lie_outside_of_it() -> None:
     from guest.module import Module
 
     k = Kernel()
     before = k.counts()
-    elf = elf_file.parse(patch(module(), PHNUM, 1, 2), "cut")  # text only
+    data = compiled(build.MODULE, READS_WORDS).read_bytes()
+    elf = elf_file.parse(patch(data, PHNUM, 1, 2), "cut")  # text only
     with pytest.raises(ElfError, match="cut: module_args lies in no segment"):
         Module(k.mm, elf, ["x"])
     after = k.counts()

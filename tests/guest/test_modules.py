@@ -36,26 +36,26 @@ LINES: dict[str, list[str]] = {
     "fast_path": [r"fast_path: \d+ pairs a second in the guest, \d+ by trap: [1-9]\d+ times"],
     "gfp_flags": [
         "gfp_flags: __GFP_ZERO gives zeros",
-        r"gfp_flags: kmalloc\(0\) = 0x10, kmalloc\(8 MiB\) = 0x0",
+        r"gfp_flags: kmalloc\(0\) = 0{14}10, kmalloc\(8 MiB\) = 0{16}",
         "gfp 0xcc5: GFP_DMA and GFP_DMA32 exclude each other",
     ],
     "hello_module": [
-        rf"hello_module: in S-mode, init at 0xffffffff{HEX}",
+        rf"hello_module: in S-mode, init at ffffffff{HEX}",
         "hello_module: goodbye",
     ],
     "kmalloc_sizes": [
-        rf"kmalloc_sizes: {asked:5} bytes asked, {given:5} given at 0xff{HEX}"
+        rf"kmalloc_sizes: {asked:5} bytes asked, {given:5} given at ff{HEX}"
         for asked, given in (
             *((1, 8), (8, 8), (9, 16), (33, 64), (65, 96), (97, 128), (129, 192)),
             *((193, 256), (300, 512), (1025, 2048), (5000, 8192), (9000, 16384)),
         )
     ],
-    "highmem": [r"highmem: pfn 8\w{4} is at 0x\w+, in the direct map"],
+    "highmem": [r"highmem: pfn 8\w{4} is at ff\w+, in the direct map"],
     "lists": ["lists: ten nodes, last in first out: ok", "lists: empty again: yes"],
     "overflow": [],
     "page_struct": [
-        rf"page_struct: order 2 at pfn {HEX}, struct page at 0xff{HEX}",
-        rf"page_struct: kmalloc\(64\) = 0xff{HEX} from cache kmalloc-64",
+        rf"page_struct: order 2 at pfn {HEX}, struct page at ff{HEX}",
+        rf"page_struct: kmalloc\(64\) = ff{HEX} from cache kmalloc-64",
         "page_struct: as Python wrote it",
     ],
     "slab_cache": [
@@ -67,13 +67,13 @@ LINES: dict[str, list[str]] = {
         "slub_freelist: the next pointer lies 96 bytes into a free object",
     ],
     "tlb": [
-        rf"tlb: pfn {HEX} at 0xff{HEX} reads 100",
-        rf"tlb: pfn {HEX} at 0xff{HEX} reads 101(, the same address as before)?",
+        rf"tlb: pfn {HEX} at ff{HEX} reads 100",
+        rf"tlb: pfn {HEX} at ff{HEX} reads 101(, the same address as before)?",
     ],
     "use_after_free": [],
     "vmalloc_area": [
-        rf"vmalloc_area: vmap at 0xff{HEX}: frames {HEX}, {HEX}, {HEX} ... backwards",
-        rf"vmalloc_area: vmalloc at 0xff{HEX}, one guard page behind the other",
+        rf"vmalloc_area: vmap at ff{HEX}: frames {HEX}, {HEX}, {HEX} ... backwards",
+        rf"vmalloc_area: vmalloc at ff{HEX}, one guard page behind the other",
     ],
     "vmas": [
         r"vmas: an mm_struct with ASID \d+",
@@ -90,13 +90,13 @@ OTHERS: dict[str, dict[str, list[str]]] = {
     "slab": {},
     "slob": {
         "kmalloc_sizes": [
-            rf"kmalloc_sizes: {asked:5} bytes asked, {given:5} given at 0xff{HEX}"
+            rf"kmalloc_sizes: {asked:5} bytes asked, {given:5} given at ff{HEX}"
             for asked, given in (
                 *((1, 2), (8, 8), (9, 10), (33, 34), (65, 66), (97, 98), (129, 130)),
                 *((193, 194), (300, 300), (1025, 1026), (5000, 8192), (9000, 16384)),
             )
         ],
-        "page_struct": [rf"page_struct: order 2 at pfn {HEX}, struct page at 0xff{HEX}"],
+        "page_struct": [rf"page_struct: order 2 at pfn {HEX}, struct page at ff{HEX}"],
     },
 }
 for other in OTHERS.values():
@@ -108,7 +108,7 @@ for other in OTHERS.values():
 
 def page_walk_lines(levels: int) -> list[str]:
     walked = [rf"page_walk: level {level}, PTE {HEX}: {HEX}" for level in range(levels - 1, -1, -1)]
-    return [*walked, rf"page_walk: VA 0xff(?P<va>{HEX}) is PA (?P<pa>{HEX}), __pa says (?P=pa)"]
+    return [*walked, rf"page_walk: VA ff(?P<va>{HEX}) is PA (?P<pa>{HEX}), __pa says (?P=pa)"]
 
 
 NAMES = sorted(n for n, p in shipped().items() if p.suffix == ".ko" and n != "fault_module")

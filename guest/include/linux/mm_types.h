@@ -1,2 +1,1 @@
-/* Linux's <linux/mm_types.h>: everything that a module can use is in pagewalk/module.h. */
-#include <pagewalk/module.h>
+#include <linux/mm.h>

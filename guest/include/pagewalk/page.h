@@ -2,11 +2,7 @@
 #ifndef PAGEWALK_PAGE_H
 #define PAGEWALK_PAGE_H
 
-#include <stddef.h>
-
-#include <pagewalk/mm_types.h>
-
-typedef unsigned int gfp_t;
+#include <linux/types.h>
 
 /* The kernel's root structure, at one address in every paging mode. */
 #define vmcore ((const struct vmcoreinfo *)KERNEL_LINK_ADDR)
@@ -15,9 +11,6 @@ typedef unsigned int gfp_t;
  * second address, and a list's end is known by that one. */
 #define vmcore_list(member)                                                                   \
     (&((struct vmcoreinfo *)(vmcore->page_offset + KERNEL_IMAGE_OFFSET))->member)
-
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
 
 static inline unsigned long page_to_pfn(const struct page *page)
 {

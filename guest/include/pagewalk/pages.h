@@ -9,6 +9,7 @@
 
 #include <pagewalk/call.h>
 #include <pagewalk/page.h>
+#include <pagewalk/task.h>
 
 #define PAGE_ALLOC_COSTLY_ORDER 3
 #define MIGRATE_PCPTYPES 3
@@ -87,6 +88,7 @@ static inline int pcp_push(struct zone *zone, struct page *page, unsigned int or
 
 static inline struct page *alloc_pages(gfp_t flags, unsigned int order)
 {
+    might_alloc(flags);
     if (likely(order <= PAGE_ALLOC_COSTLY_ORDER && !(flags & GFP_PCP_SLOW))) {
         struct page *page = pcp_pop(preferred_zone(), flags, order);
         if (likely(page)) {

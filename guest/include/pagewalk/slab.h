@@ -13,6 +13,7 @@
 
 #include <pagewalk/call.h>
 #include <pagewalk/page.h>
+#include <pagewalk/task.h>
 
 #define KMALLOC_MAX_CACHE_SIZE 8192
 /* Other caches (DMA), or what the kernel refuses. */
@@ -63,6 +64,7 @@ static inline __attribute__((always_inline)) int slab_push(const struct slab *sl
 
 static inline __attribute__((always_inline)) void *kmalloc(size_t size, gfp_t flags)
 {
+    might_alloc(flags);
     if (likely(size - 1 < KMALLOC_MAX_CACHE_SIZE && !(flags & GFP_SLAB_SLOW))) {
         const struct kmem_cache *cache = vmcore->kmalloc_caches[kmalloc_index(size)];
         void *object = cache ? slab_pop(cache) : NULL;
@@ -104,6 +106,7 @@ static inline void *kcalloc(size_t n, size_t size, gfp_t flags)
 
 static inline void *krealloc(const void *object, size_t size, gfp_t flags)
 {
+    might_alloc(flags);
     return (void *)kernel_call5(CALL_KREALLOC, (long)object, (long)size, (long)flags, 0, 0).value;
 }
 
@@ -112,11 +115,12 @@ static inline size_t ksize(const void *object)
     return (size_t)kernel_call(CALL_KSIZE, (long)object, 0).value;
 }
 
-/* Flags of kmem_cache_create. The constructor runs on each object of a new slab. */
+/* The constructor runs on each object of a new slab. Flags: SLAB_ of mm/slab/flags.py. */
 static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned int size,
                                                    unsigned int align, unsigned long flags,
                                                    void (*ctor)(void *))
 {
+    might_block();
     return (struct kmem_cache *)kernel_call5(CALL_KMEM_CACHE_CREATE, (long)name, size, align,
                                              (long)flags, (long)ctor)
         .value;
@@ -124,12 +128,14 @@ static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned in
 
 static inline void kmem_cache_destroy(struct kmem_cache *cache)
 {
+    might_block();
     if (cache)
         kernel_call(CALL_KMEM_CACHE_DESTROY, (long)cache, 0);
 }
 
 static inline void *kmem_cache_alloc(struct kmem_cache *cache, gfp_t flags)
 {
+    might_alloc(flags);
     void *object = cache->cpu_slab ? slab_pop(cache) : NULL;
     if (likely(object)) {
         if (flags & __GFP_ZERO)

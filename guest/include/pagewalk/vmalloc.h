@@ -6,14 +6,17 @@
 
 #include <pagewalk/call.h>
 #include <pagewalk/page.h>
+#include <pagewalk/task.h>
 
 static inline void *vmalloc(unsigned long size)
 {
+    might_block();
     return (void *)kernel_call(CALL_VMALLOC, (long)size, 0).value;
 }
 
 static inline void *vzalloc(unsigned long size)
 {
+    might_block();
     return (void *)kernel_call(CALL_VMALLOC, (long)size, __GFP_ZERO).value;
 }
 
@@ -25,6 +28,7 @@ static inline void vfree(const void *address)
 /* Map `count` pages, in the order given, at addresses that follow each other. */
 static inline void *vmap(struct page **pages, unsigned int count)
 {
+    might_block();
     return (void *)kernel_call(CALL_VMAP, (long)pages, count).value;
 }
 
