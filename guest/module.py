@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from emu.paging import PAGE_SIZE
 from guest.elf import Elf, ElfError, SymbolEntry
@@ -28,7 +30,8 @@ class Module:
     def __init__(self, kernel: Kernel, elf: Elf, arguments: Sequence[str] = ()) -> None:
         self.kernel = kernel
         self.elf = elf
-        self.name = elf.path.rsplit("/", 1)[-1].removesuffix(".ko")
+        # As Linux's build names it: KBUILD_MODNAME.
+        self.name = re.sub(r"\W", "_", Path(elf.path).stem)
         size = -(-elf.end // PAGE_SIZE) * PAGE_SIZE
         if elf.start != 0:
             raise ElfError(f"{elf.path}: a module is linked at 0, this one at {elf.start:#x}")

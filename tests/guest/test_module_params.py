@@ -138,7 +138,7 @@ def test_on_the_command_line(pagewalk: Cli, tmp_path: Path) -> None:
     result = pagewalk("run", path, "number=3", "text=hello", "surplus=1")
     assert result.exit_code == 0
     assert [line.partition("] ")[2] for line in result.stdout.splitlines()] == [
-        "my-module: unknown parameter 'surplus' ignored",
+        "my_module: unknown parameter 'surplus' ignored",
         "3 0 0 hello  0,0/0",
     ]
     result = pagewalk("run", path, "number=x")
