@@ -35,10 +35,17 @@ VIRTIO = tuple(
     Place("virtio_mmio", 0x1000_1000 + 0x1000 * i, 0x1000, 1 + i, ("virtio,mmio",))
     for i in range(8)
 )
+# The PCIe host: its configuration space and its I/O ports. Nothing is plugged into it. Its cards
+# would have their memory in the two windows, and their pins at four sources of the PLIC.
+PCIE = Place("pci", 0x3000_0000, 0x1000_0000, compatible=("pci-host-ecam-generic",))
+PCIE_PORTS = Place("pci-io", 0x300_0000, 0x1_0000)
+PCIE_MEMORY = Place("pci-memory", 0x4000_0000, 0x4000_0000)
+PCIE_HIGH_MEMORY_SIZE = 16 << 30  # bytes; it begins at the first multiple behind RAM
+PCIE_IRQ = 0x20
 DRAM_BASE = RAM_BASE
 
 PLIC_SOURCES = 96  # VIRT_IRQCHIP_NUM_SOURCES, the reserved source 0 counted
 UART_CLOCK_HZ = 3_686_400
 TIMEBASE_HZ = 10_000_000  # RISCV_ACLINT_DEFAULT_TIMEBASE_FREQ
 RAM_SIZE_DEFAULT = 64 << 20  # bytes
-DEVICES = (FINISHER, RTC, CLINT, PLIC, UART, *VIRTIO)
+DEVICES = (FINISHER, RTC, CLINT, PLIC, UART, *VIRTIO, PCIE)

@@ -37,6 +37,11 @@ _M_SOFTWARE, _M_TIMER, _S_EXTERNAL, _M_EXTERNAL = 3, 7, 9, 11
 _NO_CONTEXT = 0xFFFF_FFFF
 _REGISTER_MAP_OFFSET, _POWER_OFF, _RESET = 0, 0x5555, 0x7777  # `emu.devices.finisher`
 
+# Of an address on a PCI bus (IEEE 1275 PCI binding): the kind of space, and where the device is.
+_PCI_PORTS, _PCI_MEMORY, _PCI_MEMORY_64 = 0x100_0000, 0x200_0000, 0x300_0000
+_PCI_DEVICE_SHIFT, _PCI_PINS = 11, 4
+_ECAM_BUS_SHIFT = 20  # a MiB of configuration space for each bus
+
 _MAGIC = 0xD00D_FEED
 _VERSION, _VERSION_MIN = 17, 16
 # Free bytes inside each tree. U-Boot adds to the tree that it was given where it lies, 12 KiB
@@ -91,6 +96,8 @@ def build(
     for place in devices:
         if place.compatible and (place != board.CLINT or m_mode):
             _describe(_node(soc, _name(place)), place, has_plic, m_mode)
+    if board.PCIE in devices:
+        _pci_host(_node(soc, _name(board.PCIE)), ram_base + ram_size, has_plic)
     if board.FINISHER in devices:
         _finisher(root, "poweroff", _POWER_OFF)
         _finisher(root, "reboot", _RESET)
@@ -194,6 +201,42 @@ def _describe(node: Any, place: Place, has_plic: bool, m_mode: bool) -> None:
         node.set_property("#address-cells", 0)
         node.set_property("riscv,ndev", board.PLIC_SOURCES - 1)
         node.set_property("phandle", _PLIC)
+
+
+def _pci_host(node: Any, ram_end: int, has_plic: bool) -> None:
+    """What Linux's pci-host-ecam-generic reads (host-generic-pci.yaml), as QEMU gives it.
+
+    An address on the bus is three cells, the first of which says what kind it is: I/O ports,
+    memory, memory of 64 bits. The pins of device n are the four sources, rotated by n.
+    """
+    _strings(node, "device_type", "pci")
+    _cells(node, 3, 2)
+    node.set_property("linux,pci-domain", 0)
+    node.set_property("bus-range", [0, (board.PCIE.size >> _ECAM_BUS_SHIFT) - 1])
+    node.set_property("dma-coherent", None)
+    size = board.PCIE_HIGH_MEMORY_SIZE
+    high = -(-ram_end // size) * size
+    ranges: list[int] = []
+    for kind, bus, pa, extent in (
+        (_PCI_PORTS, 0, board.PCIE_PORTS.base, board.PCIE_PORTS.size),
+        (_PCI_MEMORY, board.PCIE_MEMORY.base, board.PCIE_MEMORY.base, board.PCIE_MEMORY.size),
+        (_PCI_MEMORY_64, high, high, size),
+    ):
+        ranges.append(kind)
+        for value in (bus, pa, extent):
+            ranges += _number(value, 2, "PCIe window")
+    node.set_property("ranges", ranges)
+    node.set_property("#interrupt-cells", 1)
+    if has_plic:
+        pins = range(_PCI_PINS)
+        entries = [
+            (device << _PCI_DEVICE_SHIFT, 0, 0, pin + 1,
+             _PLIC, board.PCIE_IRQ + (device + pin) % _PCI_PINS)
+            for device in pins for pin in pins
+        ]  # fmt: skip
+        node.set_property("interrupt-map", [cell for entry in entries for cell in entry])
+        last = (_PCI_PINS - 1) << _PCI_DEVICE_SHIFT
+        node.set_property("interrupt-map-mask", [last, 0, 0, 7])
 
 
 def _to_cpu(node: Any, *interrupts: int) -> None:

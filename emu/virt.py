@@ -17,6 +17,7 @@ from emu.devices.clint import Clint
 from emu.devices.disk_image import DiskImage
 from emu.devices.plic import Plic
 from emu.devices.rtc import Rtc
+from emu.devices.unclaimed import Unclaimed
 from emu.devices.virtio_blk import VirtioBlk
 from emu.devices.virtio_mmio import Virtio
 from emu.devices.virtio_rng import VirtioRng
@@ -84,6 +85,8 @@ class VirtBoard(Machine):
         self.uart.on_irq = self._line(board.UART)
         for device in (self.clint, self.plic, self.rtc):
             self.attach(device)
+        for place in (board.PCIE, board.PCIE_PORTS):
+            self.attach(Unclaimed(place.node, place.base, place.size))
         self.disks = list(disks)
         free = list(board.VIRTIO)
         changed = hart.code_changed

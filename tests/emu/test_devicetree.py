@@ -86,6 +86,7 @@ MINIMAL = blob(ROOT, END_NODE, END)
 def test_the_whole_tree() -> None:
     """Written down from QEMU 7.2's `virt`, less what this board has not."""
     tree = read(build(RAM, SIZE, "console=ttyS0", (0x8220_0000, 0x8234_5678), b"\1\2\3\4\5"))
+    del tree["/soc/pci@30000000"]  # see test_an_empty_pcie_host
     virtio = {
         f"/soc/virtio_mmio@1000{i}000": {
             "compatible": text("virtio,mmio"),
@@ -201,10 +202,35 @@ def test_devices_are_where_qemu_has_them(tmp_path: Path) -> None:
     subprocess.run([*command, f"virt,dumpdtb={path}"], check=True, capture_output=True, timeout=60)
     theirs, ours = read(path.read_bytes()), read(build(RAM, SIZE))
     nodes = [p for p in ours if p.startswith(("/soc/", "/memory", "/poweroff", "/reboot"))]
-    assert len(nodes) == 16
+    assert len(nodes) == 17
     for node in nodes:
         for name in ("compatible", "reg", "interrupts", "clock-frequency", "value", "offset"):
             assert ours[node].get(name) == theirs[node].get(name), (node, name)
+    assert ours["/soc/pci@30000000"] == theirs["/soc/pci@30000000"]
+    assert theirs["/soc/plic@c000000"]["phandle"] == ours["/soc/plic@c000000"]["phandle"]
+
+
+def test_an_empty_pcie_host() -> None:
+    """The map by hand: source 32 + (device + pin) % 4, pins from 1; a window lies behind RAM."""
+    node = read(build(RAM, SIZE))["/soc/pci@30000000"]
+    assert node["reg"] == cells(0, 0x3000_0000, 0, 0x1000_0000)
+    assert node["bus-range"] == cells(0, 255)
+    assert node["ranges"] == cells(
+        0x100_0000, 0, 0, 0, 0x300_0000, 0, 0x1_0000,
+        0x200_0000, 0, 0x4000_0000, 0, 0x4000_0000, 0, 0x4000_0000,
+        0x300_0000, 4, 0, 4, 0, 4, 0,
+    )  # fmt: skip
+    assert node["interrupt-map-mask"] == cells(0x1800, 0, 0, 7)
+    assert node["interrupt-map"][: 5 * 24] == cells(
+        0, 0, 0, 1, 3, 32, 0, 0, 0, 2, 3, 33, 0, 0, 0, 3, 3, 34, 0, 0, 0, 4, 3, 35,
+        0x800, 0, 0, 1, 3, 33,
+    )  # fmt: skip
+    assert len(node["interrupt-map"]) == 16 * 24
+    for size, first in ((14 << 30, 4), ((14 << 30) + 4096, 8), (64 << 30, 20)):
+        node = read(build(RAM, size))["/soc/pci@30000000"]
+        assert node["ranges"][56:] == cells(0x300_0000, first, 0, first, 0, 4, 0)
+    alone = read(build(RAM, SIZE, devices=[board.PCIE]))["/soc/pci@30000000"]
+    assert "interrupt-map" not in alone and "ranges" in alone
 
 
 def test_for_a_kernel_without_firmware() -> None:

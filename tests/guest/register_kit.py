@@ -24,6 +24,7 @@ from guest import build, elf
 QEMU = shutil.which("qemu-system-riscv64")
 RAM_SIZE = 64 << 20
 UART, FINISHER, RTC, CLINT, PLIC = 0x1000_0000, 0x10_0000, 0x10_1000, 0x200_0000, 0xC00_0000
+PCIE, PORTS = 0x3000_0000, 0x300_0000
 VIRTIO = [0x1000_1000 + 0x1000 * i for i in range(8)]
 MEIP = 1 << 11
 

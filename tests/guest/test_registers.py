@@ -11,7 +11,21 @@ from pathlib import Path
 
 import pytest
 from guest_kit import compiled
-from register_kit import MEIP, PLIC, UART, WAYS, check, mip, read, run_ours, run_qemu, write
+from register_kit import (
+    FAULT,
+    MEIP,
+    PCIE,
+    PLIC,
+    PORTS,
+    UART,
+    WAYS,
+    check,
+    mip,
+    read,
+    run_ours,
+    run_qemu,
+    write,
+)
 
 from guest import build
 
@@ -87,6 +101,16 @@ CASES = {
         *OPEN,
         to_uart(IER, 2), read(CLAIM, SOURCE), write(PLIC + 0x2000, 0), write(CLAIM, SOURCE),
         write(PLIC + 0x2000, BIT), to_uart(THR, 65), mip(MEIP), read(CLAIM, SOURCE),
+    ],
+    "nobody is on the PCIe bus": [
+        # Device 1 of bus 0, the last of all, and I/O ports; QEMU has a bridge as device 0.
+        *(read(PCIE + 0x8000, (1 << 8 * size) - 1, size) for size in (1, 2, 4, 8)),
+        read(PCIE + 0x8001, 0xFF, 1), read(PCIE + 0x800E, 0xFFFF, 2),
+        write(PCIE + 0x8004, 7), read(PCIE + 0x8004, 0xFFFF_FFFF), write(PCIE + 0x8000, 1, 8),
+        read(PCIE + 0xFFF_FFFC, 0xFFFF_FFFF), read(PCIE + 0x100, 0xFFFF_FFFF),
+        *(read(PORTS + 0xFFF8, (1 << 8 * size) - 1, size) for size in (1, 2, 4, 8)),
+        write(PORTS + 0x70, 1, 1), read(PORTS + 0x71, 0xFF, 1),
+        read(PORTS + 0x1_0000, FAULT),
     ],
     "registers of the PLIC": [
         write(PLIC, 7), read(PLIC, 0), write(PLIC + 4, 0xFFFF_FFFF), read(PLIC + 4, 7),
