@@ -57,10 +57,10 @@ class BootOptions:
     """
 
     kernel: Path | None = None
-    kernel_data: bytes | None = None
     bios: str | Path = BIOS_PYTHON
     initrd: Path | None = None
     initrd_data: bytes | None = None
+    kernel_data: bytes | None = None
     disks: Sequence[Disk] = ()
     virtio_legacy: bool = False
     append: str | None = None
