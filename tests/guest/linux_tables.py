@@ -31,6 +31,7 @@ _SHARED_REGIONS = {
 REGIONS = {
     "sv39": {
         "fixmap": (0xFFFF_FFC4_FEA0_0000, 0xFFFF_FFC4_FF00_0000),
+        "pci io": (0xFFFF_FFC4_FF00_0000, 0xFFFF_FFC5_0000_0000),
         "vmemmap": (0xFFFF_FFC5_0000_0000, 0xFFFF_FFC6_0000_0000),
         "vmalloc": (0xFFFF_FFC6_0000_0000, 0xFFFF_FFD6_0000_0000),
         "direct": (0xFFFF_FFD6_0000_0000, 0xFFFF_FFF6_0000_0000),
@@ -38,6 +39,7 @@ REGIONS = {
     },
     "sv48": {
         "fixmap": (0xFFFF_8D7F_FEA0_0000, 0xFFFF_8D7F_FF00_0000),
+        "pci io": (0xFFFF_8D7F_FF00_0000, 0xFFFF_8D80_0000_0000),
         "vmemmap": (0xFFFF_8D80_0000_0000, 0xFFFF_8F80_0000_0000),
         "vmalloc": (0xFFFF_8F80_0000_0000, 0xFFFF_AF80_0000_0000),
         "direct": (0xFFFF_AF80_0000_0000, 0xFFFF_EF80_0000_0000),
@@ -45,6 +47,7 @@ REGIONS = {
     },
     "sv57": {
         "fixmap": (0xFF1B_FFFF_FEA0_0000, 0xFF1B_FFFF_FF00_0000),
+        "pci io": (0xFF1B_FFFF_FF00_0000, 0xFF1C_0000_0000_0000),
         "vmemmap": (0xFF1C_0000_0000_0000, 0xFF20_0000_0000_0000),
         "vmalloc": (0xFF20_0000_0000_0000, 0xFF60_0000_0000_0000),
         "direct": (0xFF60_0000_0000_0000, 0xFFDF_0000_0000_0000),
@@ -144,6 +147,7 @@ class Comparison:
         self.check_direct_map()
         self.check_vmemmap()
         self.check_fixmap(dtb_pa)
+        self.check_pci_ports()
         self.check_vmas()
         self.check_pagemap()
         self.check_probe(probe)
@@ -338,6 +342,16 @@ class Comparison:
         for leaf in leaves:
             if leaf.bits & X:
                 self.differ(leaf.va, "executable")
+
+    def check_pci_ports(self) -> None:
+        """The PCIe host's 64 KiB of I/O ports at PA 0x3000000, and nothing behind them."""
+        begin, _ = self.regions["pci io"]
+        ports = range(begin, begin + 0x1_0000, PAGE)
+        for va in ports:
+            self.want_page(va, "I/O ports", R | W, X, 0x300_0000 + va - begin)
+        for leaf in self.inside("pci io"):
+            if leaf.va not in ports:
+                self.differ(leaf.va, f"mapped to PA {leaf.pa:#x}, and no I/O ports")
 
     def check_vmas(self) -> None:
         """A process's pages lie in its VMAs and can do no more than these say.

@@ -183,7 +183,7 @@ def test_the_command_line_shows_it(
     names.write_text("".join(f"{va:016x} T {name}\n" for name, va in symbols.items()))
     result = pagewalk("tables", "--load", path)
     assert re.findall(r"^---\[ (.*) \]---$", result.stdout, re.MULTILINE) == [
-        "User space", "Fixmap", "vmemmap", "vmalloc() area", "Linear mapping",
+        "User space", "Fixmap", "PCI I/O", "vmemmap", "vmalloc() area", "Linear mapping",
         "Modules/BPF mapping", "Kernel mapping",
     ]  # fmt: skip
     shown = [line.split() for line in result.stdout.splitlines()[2:] if "[" not in line]
@@ -279,6 +279,8 @@ CHANGES: dict[str, tuple[Callable[[Linux], int], Callable[[int], int]]] = {
     "a VMA's r-- is rw-": (_at(0x1100_1000), _flip(W)),
     "a VMA's r-x is r--": (_at(0x1500_2000), _flip(X)),
     "PROT_NONE is mapped": (_at(0x1300_0000), lambda pte: 0x80400 << 10 | 0xD7),
+    "I/O ports are elsewhere": (_at(0xFF1B_FFFF_FF00_3000), _next_frame),
+    "I/O ports can be executed": (_at(0xFF1B_FFFF_FF00_F000), _flip(X)),
     "a reserved bit": (_stack, _flip(1 << 54)),
 }
 
