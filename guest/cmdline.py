@@ -7,6 +7,7 @@
 | slab_freelist_hardened | SLUB's free pointers are stored xored |
 | page_owner=on | records who allocated each page |
 | page_poison=on | freed frames are filled with 0xaa and checked |
+| hash_pointers=always | %p of printk shows a hash in the place of an address (never: as it is) |
 | kmemleak=on | records every object, to find those that nobody points to |
 | min_free_kbytes=N | the reserve that watermarks keep |
 | highmem_start=SIZE | RAM behind that many bytes has no address: zone HighMem |
@@ -45,6 +46,7 @@ class CommandLine:
 
     config: dict[str, Any] = field(default_factory=dict)
     after_boot: list[Callable[[Kernel], None]] = field(default_factory=list)
+    hash_pointers: bool = False
 
 
 def parse(text: str, ram_size: int) -> CommandLine:
@@ -59,6 +61,10 @@ def parse(text: str, ram_size: int) -> CommandLine:
             found.config[name] = _switch(word, value or "on")
         elif name in ("page_owner", "page_poison", "kmemleak"):
             found.config[name] = _switch(word, value)
+        elif name == "hash_pointers":
+            if value not in ("always", "never"):
+                raise CommandLineError(f"{word}: always or never")
+            found.hash_pointers = value == "always"
         elif name == "min_free_kbytes":
             found.config[name] = _number(word, value)
         elif name in ("highmem_start", "dma", "movablecore"):

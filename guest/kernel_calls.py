@@ -19,6 +19,7 @@ from emu.walk import Access, Translation, walk
 from firmware.sbi import ERR_FAILED, ERR_INVALID_PARAM, SUCCESS, Function
 from guest.abi import Call
 from guest.printk import Printk
+from guest.siphash import siphash_1u64
 from guest.vsprintf import FormatError, Symbol, Vsprintf
 from mm.errors import MmError, SlabError
 from mm.gfp import GFP_KERNEL, GFP_ZERO
@@ -44,7 +45,8 @@ class KernelCalls:
     """The calls of one booted kernel; ``log`` takes a line of the kernel log at a time.
 
     ``call(va, argument)`` runs a guest function while the hart stands: a constructor, for
-    a slab that Python itself asked for. ``symbol`` finds what is at an address, for %pS.
+    a slab that Python itself asked for. ``symbol`` finds what is at an address, for %pS;
+    ``hash_pointers``: %p shows no addresses.
     """
 
     def __init__(
@@ -54,13 +56,19 @@ class KernelCalls:
         log: Callable[[str], None],
         call: Callable[[int, int], None],
         symbol: Callable[[int], Symbol | None] = lambda va: None,
+        hash_pointers: bool = False,
     ) -> None:
         self._kernel = kernel
         self._hart = hart
         self._words = hart.words
         self.printk = Printk(log)
-        self._vsprintf = Vsprintf(self._read, symbol)
         self._random = random.Random(0)  # the same in every run
+        key = (self._random.getrandbits(64), self._random.getrandbits(64))
+
+        def show(va: int) -> int:
+            return siphash_1u64(va, key) & 0xFFFFFFFF if hash_pointers else va
+
+        self._vsprintf = Vsprintf(self._read, symbol, show)
         self._call = call
         self._to_construct: list[tuple[int, int]] = []
         self._caches: dict[int, KmemCache] = {}  # derived: those that _cache has found

@@ -220,6 +220,7 @@ def boot_system(options: Options, arm: bool = True) -> System:
         options.config | command_line.config,
         options.warn,
     )
+    system.hash_pointers = command_line.hash_pointers
     options.trace(system.machine, system.symbols)
     with stop_on_ctrl_c(system.hart):
         system.boot()

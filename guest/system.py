@@ -86,6 +86,7 @@ class System:
         self.log = log
         self.read_input = read_input
         self.warn = warn
+        self.hash_pointers = False  # whether %p hides addresses; counts until boot
         self.symbols = Symbols()
         self.kernel: Kernel
         self.process: Process | None = None
@@ -137,7 +138,7 @@ class System:
         self._stack_top = lowest + _STACK_SIZE - TaskStruct.SIZE
         # From here on the calls are those of modules; the head's are gone.
         self._calls = KernelCalls(
-            self.kernel, self.hart, self.log, self._construct, self._symbol_at
+            self.kernel, self.hart, self.log, self._construct, self._symbol_at, self.hash_pointers
         )
         self._sbi.extensions[KERNEL_EXTENSION] = self._calls.table()
         return Stop(StopReason.EXIT, value="booted")

@@ -387,19 +387,14 @@ class Vsprintf:
         if refused is not None:
             return refused
         start, end, _, flags = (int.from_bytes(data[i : i + 8], "little") for i in range(0, 32, 8))
-        kinds = {0x100: "io ", 0x200: "mem ", 0x400: "irq ", 0x800: "dma ", 0x1000: "bus "}
-        decode = letters[0] == "R"
-        kind = kinds.get(flags & 0x1F00, "??? ")
+        kind, form = _RESOURCES.get(flags & 0x1F00, ("??? ", "0x{:08x}"))
+        decode = letters[0] == "R" and kind != "??? "
         text = kind
         if decode and flags & 0x20000000:
-            text += f"size 0x{end - start + 1:0{4 if kind == 'io ' else 8}x}"
+            text += "size " + form.format(end - start + 1)
         else:
-            form = (
-                "{:d}" if kind in ("irq ", "dma ") else "0x{:02x}" if kind == "bus " else "0x{:04x}"
-            )
-            form = "0x{:08x}" if kind in ("mem ", "??? ") else form
             text += form.format(start) + (f"-{form.format(end)}" if start != end else "")
-        if not decode or kind == "??? ":
+        if not decode:
             text += f" flags {flags:#x}"
         else:
             for bit, word in ((0x100000, " 64bit"), (0x2000, " pref"), (0x200000, " window")):
@@ -432,6 +427,14 @@ _POINTERS: dict[str, Callable[[Vsprintf, str, int, _Spec], bytes]] = {
     "t": Vsprintf._time,
     "R": Vsprintf._resource,
     "r": Vsprintf._resource,
+}
+# By type: how it is called, and how its numbers look.
+_RESOURCES = {
+    0x100: ("io  ", "0x{:04x}"),
+    0x200: ("mem ", "0x{:08x}"),
+    0x400: ("irq ", "{:d}"),
+    0x800: ("dma ", "{:d}"),
+    0x1000: ("bus ", "{:02x}"),
 }
 _NUMBERS = {"d": (10, True), "i": (10, True), "u": (10, False), "o": (8, False)}
 _NUMBERS |= {"x": (16, False), "X": (16, False)}
