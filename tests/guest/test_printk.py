@@ -107,6 +107,7 @@ static noinline int __init start(void)
     pr_info("%01000d\n", 1);
     pr_info("%02000d\n", 1);
     count = snprintf(buffer, 6, "%s", "overlong");
+    pr_info("%s\n", buffer);
     pr_info("%s %d %d %d\n", buffer, count, scnprintf(buffer, 6, "%d", 1234567),
             scnprintf(buffer, sizeof(buffer), "%d", 12));
     pr_info("%d %s\n", snprintf(NULL, 0, "%s", "12345"), buffer);
@@ -129,7 +130,8 @@ LINES = [
     r"said: text and 1099511627776 \(3\)",
     "0{999}1",
     "0{1021}",
-    "overl 8 5 2",
+    "overl",
+    "12 8 5 2",
     "5 12",
     "the end",
 ]
