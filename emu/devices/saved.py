@@ -40,14 +40,17 @@ def number(state: dict[str, Any], key: str, bits: int) -> int:
     Raises KeyError when it is missing, ValueError when it is something else.
     """
     value = state[key]
-    if not isinstance(value, int) or value < 0 or value >> bits:
+    if type(value) is not int or value < 0 or value >> bits:
         raise ValueError(f"saved {key}: {_shown(value)} is no number of {bits} bits")
-    return int(value)
+    return value
 
 
 def flag(state: dict[str, Any], key: str) -> bool:
     """``state[key]``, a boolean; raises as `number`."""
-    return bool(number(state, key, 1))
+    value = state[key]
+    if not isinstance(value, bool):
+        raise ValueError(f"saved {key}: {_shown(value)} is neither true nor false")
+    return value
 
 
 def numbers(state: dict[str, Any], key: str, count: int, bits: int) -> list[int]:

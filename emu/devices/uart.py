@@ -292,20 +292,20 @@ class Uart(saved.Restorable):
 
     def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
         bits = {
-            "ier": 4, "lcr": 8, "mcr": 5, "scr": 8, "fcr": 8, "divisor": 16, "thre_pending": 1,
-            "overrun": 1, "modem_changes": 4,
+            "ier": 4, "lcr": 8, "mcr": 5, "scr": 8, "fcr": 8, "divisor": 16, "modem_changes": 4,
         }  # fmt: skip
-        saved.fields(state, *bits, "fifo", "queue")
+        saved.fields(state, *bits, "thre_pending", "overrun", "fifo", "queue")
         value = {key: saved.number(state, key, count) for key, count in bits.items()}
         if value["fcr"] & ~_FCR_STAYS:
             raise ValueError(f"saved fcr: {value['fcr']:#x} has bits that do not stay")
+        thre_pending, overrun = saved.flag(state, "thre_pending"), saved.flag(state, "overrun")
         fifo = saved.data(state, "fifo", _FIFO_SIZE)
         queue = saved.data(state, "queue", self.bytes_max - _FIFO_SIZE)
 
         def apply() -> None:
             self._ier, self._lcr, self._mcr = value["ier"], value["lcr"], value["mcr"]
             self._scr, self._fcr, self._divisor = value["scr"], value["fcr"], value["divisor"]
-            self._thre_pending, self._overrun = bool(value["thre_pending"]), bool(value["overrun"])
+            self._thre_pending, self._overrun = thre_pending, overrun
             self._modem_changes = value["modem_changes"]
             self._fifo, self._queue = bytearray(fifo), bytearray(queue)
             self._fill()  # in a state of after a reset the FIFO is empty all the same
