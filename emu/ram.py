@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,14 @@ def sparse(size: int) -> mmap.mmap:
         return mmap.mmap(-1, size, flags=flags)
     except (OSError, OverflowError, ValueError) as e:
         raise ValueError(f"the host cannot map {size} bytes of memory: {e}") from e
+
+
+def host_memory() -> int:
+    """Bytes of memory that the host has; more than anybody has, where it does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 63
 
 
 class Ram:

@@ -20,6 +20,7 @@ from emu.debug.symbols import Symbols
 from emu.devices.disk_image import DiskImage
 from emu.devices.virtio_blk import VirtioBlk
 from emu.devices.virtio_mmio import Virtio
+from emu.ram import host_memory
 from emu.virt import VirtBoard
 from firmware.enter import enter_supervisor
 from firmware.fw_dynamic import fw_dynamic_info
@@ -198,12 +199,18 @@ def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Pla
 def resume(options: BootOptions, path: Path) -> Booted:
     """The board that the snapshot at ``path`` was taken of, with ``options``'s disks.
 
-    RAM size, clock and who holds M are the snapshot's. Raises ValueError (one line),
-    UsageError.
+    RAM size, clock and who holds M are the snapshot's. RAM that is larger than the host's memory
+    must be ``options``'s, too: it may be meant, and it may be a stranger's file. Raises ValueError
+    (one line), UsageError.
     """
     from emu.debug import snapshot
 
     found = snapshot.summary(path)
+    if found.ram_size > host_memory() and found.ram_size != options.ram_size:
+        raise UsageError(
+            f"{path}: of a machine with {found.ram_size >> 20}M of RAM, and the host has "
+            f"{host_memory() >> 20}M: say --ram {found.ram_size >> 20}M if that is meant"
+        )
     board = _board(options, found.ram_size, found.deterministic)
     try:
         sbi = _hold_m(board, options) if Priv.M.value in found.levels else None

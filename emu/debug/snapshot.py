@@ -115,7 +115,11 @@ def load(
         bytes_max = board.ROM.size + devices + sum(part.bytes_max for part in parts.values())
         state = reader.state(_Reporter(progress), bytes_max)
         with machine.lock:
-            for apply in _prepare(machine, state, parts):
+            try:
+                steps = _prepare(machine, state, parts)
+            except (*NOT_A_STATE, HartError) as e:
+                raise _does_not_fit(reader.path, e) from e
+            for apply in steps:
                 apply()
             read_pages(machine.ram, reader)
             machine.hart.access.flush_tlb()
@@ -171,8 +175,8 @@ def _rom(machine: Machine) -> bytes | None:
         return None  # a machine without one
 
 
-def _does_not_fit(error: Exception) -> SnapshotError:
-    return SnapshotError(f"the snapshot does not fit: {one_line(error)}")
+def _does_not_fit(path: str, error: Exception) -> SnapshotError:
+    return SnapshotError(f"{path}: the snapshot does not fit: {one_line(error)}")
 
 
 def _check_board(machine: Machine, reader: Reader, parts: Mapping[str, Part]) -> None:
@@ -205,7 +209,7 @@ def _check_board(machine: Machine, reader: Reader, parts: Mapping[str, Part]) ->
         if header["parts"].keys() != parts.keys():
             raise ValueError(f"it holds the parts {sorted(header['parts'])}, not {sorted(parts)}")
     except NOT_A_STATE as e:
-        raise _does_not_fit(e) from e
+        raise _does_not_fit(reader.path, e) from e
 
 
 def _prepare(
@@ -213,23 +217,20 @@ def _prepare(
 ) -> list[Callable[[], None]]:
     """Check all of ``state`` and change nothing; what makes the machine so, in this order.
 
-    Raises SnapshotError. The order matters: the ROM resets the hart, the hart's counters follow
-    the clock, and a device's alarm may ring at once and then belongs on top of what the hart
-    had pending.
+    Raises one of NOT_A_STATE, or HartError. The order matters: the ROM resets the hart, the
+    hart's counters follow the clock, and a device's alarm may ring at once and then belongs on
+    top of what the hart had pending.
     """
     hart = machine.hart
-    try:
-        steps = [_prepare_rom(machine, state["rom"]), _prepare_clock(machine, state["clock"])]
-        hart_state.check(hart, state["hart"])
-        steps.append(lambda: hart_state.load(hart, state["hart"]))
-        devices = {(d.name, d.base): d for d in machine.devices}
-        for entry in state["devices"]:
-            steps.append(devices[entry["name"], entry["base"]].prepare(entry["state"]))
-        for name, part in parts.items():
-            steps.append(part.prepare(state["parts"][name]))
-        return steps
-    except (*NOT_A_STATE, HartError) as e:
-        raise _does_not_fit(e) from e
+    steps = [_prepare_rom(machine, state["rom"]), _prepare_clock(machine, state["clock"])]
+    hart_state.check(hart, state["hart"])
+    steps.append(lambda: hart_state.load(hart, state["hart"]))
+    devices = {(d.name, d.base): d for d in machine.devices}
+    for entry in state["devices"]:
+        steps.append(devices[entry["name"], entry["base"]].prepare(entry["state"]))
+    for name, part in parts.items():
+        steps.append(part.prepare(state["parts"][name]))
+    return steps
 
 
 def _prepare_rom(machine: Machine, rom: Any) -> Callable[[], None]:

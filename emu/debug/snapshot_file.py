@@ -33,9 +33,9 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from emu.debug import touched
+from emu.debug import snapshot_v1, touched
 from emu.paging import PAGE_SIZE
-from emu.ram import Ram
+from emu.ram import Ram, host_memory
 
 VERSION = 2
 _MAGIC = b"pagewalk"
@@ -132,7 +132,7 @@ class Reader:
         self.path = os.fspath(path)
         self._tell: Callable[[int], None]
         self._tell_second: Callable[[int], None]
-        self._pages_start = 0
+        self._pages_start = self._version = 0
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait
                 raise self._error("not a regular file")
@@ -175,8 +175,9 @@ class Reader:
         if len(start) != _START.size:
             raise self._error("the snapshot is truncated")
         _, version, size, crc = _START.unpack(start)
-        if version != VERSION:
+        if version not in (snapshot_v1.VERSION, VERSION):
             raise self._error(f"a snapshot of version {version}, not {VERSION}")
+        self._version = version
         if size > _HEADER_SIZE_MAX:
             raise self._error(_NOT_OURS)
         text = self._read(size)
@@ -210,6 +211,8 @@ class Reader:
                     fields[key], at = _decode(value, view, at)
             if at != len(data):
                 raise ValueError("data that is nobody's")
+            if self._version == snapshot_v1.VERSION:
+                snapshot_v1.upgrade(fields)
         except (*NOT_A_STATE, RecursionError) as e:
             raise self._error(_NOT_OURS) from e
         return fields
@@ -254,7 +257,7 @@ class Reader:
         count = 0
         for indices, _ in self._page_blocks():
             count += len(indices)
-            if count * PAGE_SIZE > _host_memory():
+            if count * PAGE_SIZE > host_memory():
                 raise self._error(f"more than {count} pages of RAM: the host has no memory for it")
         if self._file.read(1):
             raise self._error("the snapshot is corrupt: something follows its end")
@@ -311,14 +314,6 @@ def _check_header(header: Any) -> None:
         and isinstance(header["clock"], dict)
     ):
         raise ValueError("not the types of a snapshot")
-
-
-def _host_memory() -> int:
-    """Bytes of memory that the host has."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # a host that does not tell
-        return 1 << 63
 
 
 def _decode(value: Any, data: memoryview, at: int) -> tuple[Any, int]:
