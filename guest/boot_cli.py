@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +18,63 @@ from emu.board import VIRTIO
 from emu.stop import ORDERLY, Stop, StopReason
 from guest import boot_session
 from guest.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, Disk, prepare, resume
-from guest.cli_kit import SizeParameter, hart_option, print_json, timeout_option
+from guest.cli_kit import SizeParameter, hart_option, print_json, refuse_idle, timeout_option
 from guest.console import write_bytes
 from guest.outcome import EXIT_WFI, Outcome, UsageError, describe
-from guest.terminal import Output
+from guest.terminal import Output, say
 from guest.trace_options import TraceRequest, trace_options
 
 RAM_SIZE_DEFAULT = 256 << 20  # bytes
-FETCHED = ("linux", "u-boot")  # kernels of `pagewalk fetch`, by name
 OPENSBI = "opensbi"
 _KEPT_SIZE = 16 << 20  # bytes of the console's text in --json
 
 
-def find_kernel(name: str) -> tuple[Path, bytes | None]:
+def find_kernel(name: str, bios: str = BIOS_NONE) -> tuple[Path, bytes | None]:
     """The file for what the user typed; and the ELF, if that is C or assembly, a file or folder.
 
-    Raises UsageError.
+    ``bios``: the firmware, as the user named it. Raises UsageError.
     """
-    from guest import build
-    from guest.shipped import shipped as shipped_guests
+    from guest import names
 
     if not name:
         raise UsageError("the kernel's name is empty")
     path = Path(name)
-    shipped = shipped_guests()
-    if path.is_file() or (path.exists() and name not in (*FETCHED, *shipped)):
-        if path.is_dir() or path.suffix in build.SOURCE_SUFFIXES:
-            try:
-                return path, build.compile_user_file(path, "firmware")
-            except build.BuildError as e:
-                raise UsageError(f"{name}: {e}") from None
-            except OSError as e:
-                raise UsageError(f"{name}: {e.strerror or e}") from None
-        return path, None
-    if name in FETCHED:
+    is_name = name in names.FETCHED or names.shipped_guest(name) is not None
+    if path.is_file() or (path.exists() and not is_name):
+        try:
+            return path, _compiled_kernel(path, name)
+        except UsageError as e:
+            raise UsageError(f"{e}{names.hides(name, 'boot')}") from None
+    if path.exists():  # a changed copy of the tiny kernel, for one, may have its name
+        say(f"{name}: the one that comes with pagewalk; for the folder give ./{name}")
+    if name in names.FETCHED:
         found = _fetched()
         return Path(found.kernel if name == "linux" else found.uboot), None
-    if name in shipped:
-        return shipped[name], None
-    near = get_close_matches(name, (*FETCHED, *shipped), 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    known = names.shipped_guest(name)
+    if known is not None:
+        if why := names.shipped_not_to_boot(known, name, bios == BIOS_NONE):
+            raise UsageError(why)
+        return known, None
     raise UsageError(
-        f"{name}: no such file{hint}; by name there are {', '.join(FETCHED)} (pagewalk fetch) and "
-        "the guests of pagewalk list"
+        f"{name}: no such file{names.near(name, 'boot')}; by name there are "
+        f"{', '.join(names.FETCHED)} (pagewalk fetch) and the guests of pagewalk list"
     )
+
+
+def _compiled_kernel(path: Path, name: str) -> bytes | None:
+    """The ELF of sources; None for a file that is to be booted as it is. Raises UsageError."""
+    from guest import build, names
+
+    if not path.is_dir() and path.suffix not in build.SOURCE_SUFFIXES:
+        if why := names.not_to_boot(path, name):
+            raise UsageError(why)
+        return None
+    try:
+        return build.compile_user_file(path, "firmware")
+    except build.BuildError as e:
+        raise UsageError(f"{name}: {str(e).removeprefix(f'{path}: ')}") from None
+    except OSError as e:
+        raise UsageError(f"{name}: {e.strerror or e}") from None
 
 
 def _fetched() -> Any:
@@ -235,6 +247,7 @@ def register(main: click.Group) -> None:
         a fault that nobody handles, 130 for an interrupted run, 124 when the time is up or
         nothing can wake the hart, 2 for bad input.
         """
+        _refuse_idle(ctx)
         ctx.exit(_boot(**given))
 
 
@@ -259,7 +272,7 @@ def _boot(
     console = _Kept()
     output = None if as_json else _standard_output()
     with contextlib.ExitStack() as open_things:
-        path, data = (None, None) if kernel is None else find_kernel(kernel)
+        path, data = (None, None) if kernel is None else find_kernel(kernel, bios)
         options = BootOptions(
             kernel=path,
             kernel_data=data,
@@ -270,11 +283,7 @@ def _boot(
         options.bios = _find_bios(bios)
         if kernel == "linux":
             _complete_linux(options)
-        if load is not None:
-            _refuse_beside_load(kernel, plain)
-            booted = resume(options, load)
-        else:
-            booted = prepare(options)
+        booted = prepare(options) if load is None else resume(options, load)
         open_things.callback(booted.board.close)
         if dump_dtb is not None:
             try:
@@ -336,11 +345,25 @@ def _check_writable(option: str, path: Path) -> None:
         raise UsageError(f"{option} {path}: nothing can be written to {folder}")
 
 
-def _refuse_beside_load(kernel: str | None, plain: dict[str, Any]) -> None:
-    given = {"KERNEL": kernel} | {f"--{name}": plain[name] for name in ("initrd", "append", "dtb")}
-    for name, value in given.items():
-        if value is not None:
-            raise UsageError(f"--load goes on from a snapshot; {name} has no place in it")
+# What makes a machine, or puts something into it, beside a snapshot that is one; and what is
+# of the run, where none is to come.
+_OF_NEW_MACHINE = (
+    "kernel", "bios", "initrd", "append", "dtb", "dump_dtb", "ram_size", "deterministic", "seed",
+)  # fmt: skip
+_OF_RUN = (
+    "timeout", "no_reboot", "symbols", "gdb_port", "save", "core", "trace", "access",
+)  # fmt: skip
+
+
+def _refuse_idle(ctx: click.Context) -> None:
+    """Raise UsageError for an option that would do nothing beside the others."""
+    given = ctx.params
+    if given["load"] is not None:
+        refuse_idle(ctx, _OF_NEW_MACHINE, "--load goes on from a snapshot, which has its own")
+    if given["dump_dtb"] is not None:
+        refuse_idle(ctx, _OF_RUN, "--dump-dtb ends before the machine runs")
+    if not given["deterministic"]:
+        refuse_idle(ctx, ["seed"], "without --deterministic, randomness is the host's")
 
 
 def _find_bios(name: str) -> str | Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -49,6 +51,17 @@ class Group(click.Group):
             import_module(_MODULES[cmd_name]).register(self)
         return self.commands.get(cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchOption:
+            raise
+        except click.UsageError as e:
+            told = f"No such command '{args[0]}'.{_meant(args[0])}"
+            raise click.UsageError(told, e.ctx) from None
+
     def make_context(self, *args: Any, **kw: Any) -> click.Context:
         open_missing()
         try:
@@ -60,7 +73,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as e:
-            _refuse(e)
+            _refuse(e, ctx)
         except _TOLD + _if_loaded("mm.errors", "MmError") as e:
             message, *rest = str(e).splitlines() or [type(e).__name__]
             click.echo(f"pagewalk: {message}", err=True)
@@ -90,12 +103,32 @@ def _if_loaded(module: str, name: str) -> tuple[type[Exception], ...]:
     return () if loaded is None else (getattr(loaded, name),)
 
 
-def _refuse(error: click.UsageError) -> NoReturn:
+def _meant(typed: str) -> str:
+    """What a command that does not exist was probably meant to be."""
+    from guest import names
+
+    if typed == "help":
+        return " Did you mean '--help'?"
+    if typed in names.FETCHED:
+        return f" Did you mean 'boot {typed}'?"
+    if names.shipped_guest(typed) is not None or Path(typed).is_file():
+        return f" Did you mean 'run {typed}'?"
+    near = get_close_matches(typed, _MODULES, 1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _refuse(error: click.UsageError, group: click.Context | None = None) -> NoReturn:
     """One line for arguments that are wrong; the help, where there were none at all."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         raise error
     command = error.ctx.command_path if error.ctx else "pagewalk"
-    click.echo(f"{command}: {error.format_message()} (see {command} --help)", err=True)
+    if error.ctx is None and group is not None and group.invoked_subcommand:
+        command = f"{group.command_path} {group.invoked_subcommand}"
+    text = " ".join(error.format_message().split())
+    takes = error.ctx.command.params if error.ctx else []
+    if isinstance(error, click.NoSuchOption) and any(p.name == "arguments" for p in takes):
+        text += " What is for the program goes behind --."
+    click.echo(f"{command}: {text} (see {command} --help)", err=True)
     sys.exit(2)
 
 

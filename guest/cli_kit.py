@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from emu.board import RAM_SIZE_DEFAULT
 from emu.paging import MODES
+from guest.outcome import UsageError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE_PATTERN = re.compile(r"(0x[0-9a-f]+|\d+)([kmgt]?)(i?b)?", re.IGNORECASE)
@@ -35,6 +38,19 @@ class SizeParameter(click.ParamType[int]):
         if size > 1 << 50:
             self.fail(f"{value!r} is more than 1 PiB")
         return size
+
+
+def refuse_idle(ctx: click.Context, names: Iterable[str], why: str) -> None:
+    """Raise UsageError for the first of the parameters ``names`` that was typed: ``why``.
+
+    An option that does nothing is somebody's mistake, who is better told.
+    """
+    wanted = set(names)
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name in wanted and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            typed = parameter.opts[0] if isinstance(parameter, click.Option) else name.upper()
+            raise UsageError(f"{typed}: {why}")
 
 
 def print_json(value: Any) -> None:

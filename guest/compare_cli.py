@@ -8,14 +8,16 @@ freelists that it could pop itself), so that each call traps and is seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
 
 from emu.paging import MODES
-from guest.cli_kit import SizeParameter, json_option, print_json
+from guest.cli_kit import SizeParameter, json_option, print_json, refuse_idle
 from guest.outcome import UsageError
 from guest.runner import Options
+from guest.shipped import shipped
 from mm.alloc_trace import GENERATED, Op, dump, parse
 
 
@@ -25,7 +27,13 @@ def load_trace(name: str) -> list[Op]:
     if not path.exists():
         if name in GENERATED:
             return GENERATED[name]()
-        raise UsageError(f"{name}: no such file, and no generated trace ({', '.join(GENERATED)})")
+        if name in shipped():
+            raise UsageError(f"{name}: a guest, not a trace: --record FILE makes one of its run")
+        near = get_close_matches(name, GENERATED, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(
+            f"{name}: no such file, and no generated trace{hint} ({', '.join(GENERATED)})"
+        )
     try:
         return parse(path.read_text().splitlines())
     except (OSError, UnicodeDecodeError) as e:
@@ -122,6 +130,9 @@ def register(main: click.Group) -> None:
         external   of the bytes in held pages, those in no live object, at that moment
         lines/op   distinct 64-byte lines of RAM that the allocator touches in an operation
         """
+        if writing is not None:
+            idle = ["kinds", "as_json"] if recording else ["kinds", "as_json", "ram_size"]
+            refuse_idle(click.get_current_context(), idle, "--write only writes the trace")
         from mm.errors import OutOfMemory
         from mm.slab_compare import KINDS, compare, table
 

@@ -15,7 +15,8 @@ from guest.runner import Options, boot_system, find
 from guest.system import System
 from mm.errors import CheckError
 
-_MODULE, _PROGRAM = "page_struct", "hello"
+# Not files of that name in the current folder.
+_MODULE, _PROGRAM = "guest:page_struct", "guest:hello"
 
 
 def tell(options: Options, say: Callable[[str], None]) -> tuple[int, System]:
@@ -75,5 +76,8 @@ def _tell_boot(system: System, say: Callable[[str], None]) -> None:
         for level, count in sorted(sizes.items(), reverse=True)
     )
     say(f"direct map at {layout.page_offset:#x}: {pages}")
-    sizes_of = [c.name for c in kernel.slab.caches() if c.name.startswith("kmalloc-")]
-    say(f"slab: {len(kernel.slab.caches())} caches, {sizes_of[0]} to {sizes_of[-1]} among them")
+    caches = [c.name for c in kernel.slab.caches()]
+    sizes_of = [name for name in caches if name.startswith("kmalloc-")]
+    # SLOB has none: it cuts what is asked for from the first page with room.
+    of_kmalloc = f"{sizes_of[0]} to {sizes_of[-1]} among them" if sizes_of else "none for kmalloc"
+    say(f"slab: {len(caches)} caches, {of_kmalloc}")

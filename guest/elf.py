@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -98,6 +99,12 @@ class Elf:
     header_va: int  # where the program headers are in memory, 0: nowhere
     header_count: int
     alignment: int  # bytes: what the bias of a position-independent one is a multiple of
+
+    @property
+    def name(self) -> str:
+        """What the kernel calls it: its file without folder and suffix, its source's too."""
+        name = self.path.rsplit("/", 1)[-1]
+        return re.sub(r"(?<=.)\.(elf|ko|c|S|s)$", "", name)
 
     @cached_property
     def symbols(self) -> list[SymbolEntry]:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from emu.paging import MODES, PagingMode
 from guest import look
-from guest.cli_kit import hart_option, paging_option, print_json, ram_option
+from guest.cli_kit import hart_option, paging_option, print_json, ram_option, refuse_idle
 from guest.outcome import UsageError
 from guest.proc_cli import boot_config, slab_option
 from guest.runner import MACHINES, Options
@@ -106,6 +106,9 @@ class _Machine:
                 return system.machine.ram, mode, system.kernel.satp()
             process = system.load_program(elf)
             return system.machine.ram, mode, system.kernel.satp(process.mm)
+        ctx, kind = click.get_current_context(), runner.machine_for(elf, self.machine)
+        why = f"for the kernel machine; {self.program} runs on {kind}"
+        refuse_idle(ctx, ["paging", "slab"], why)
         outcome, left = runner.run(elf, (), options)
         satp = left.hart.satp  # type: ignore[attr-defined]
         its_mode = mode_of_satp(satp)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.paging import MODES
-from guest.cli_kit import json_option, paging_option, print_json, ram_option
+from guest.cli_kit import json_option, paging_option, print_json, ram_option, refuse_idle
 from guest.outcome import UsageError
 from guest.runner import Options
 from guest.system import System
@@ -186,6 +186,8 @@ def _state(
     from guest import runner
     from guest.console import KernelLog, read_input, write_bytes
 
+    ctx = click.get_current_context()
+
     options = Options(
         MODES[paging],
         ram_size,
@@ -198,12 +200,13 @@ def _state(
         warn=lambda line: click.echo(f"pagewalk: {line}", err=True),
     )
     if program is None:
-        if arguments:
-            raise UsageError("arguments without a program")
+        refuse_idle(ctx, ["keep", "quiet"], "give a PROGRAM; without one nothing runs")
         return runner.boot_system(options)
     elf = runner.find(program, None)
     if runner.machine_for(elf, None) != "kernel":
         raise UsageError(f"{program}: not a guest of the kernel machine; it has no such state")
+    if not elf.is_module:
+        refuse_idle(ctx, ["keep"], f"for kernel modules; {program} is a program")
     outcome, system = runner.run(elf, arguments, options)
     for note in outcome.notes:
         click.echo(f"pagewalk: {note}", err=True)
@@ -265,6 +268,8 @@ def register(main: click.Group) -> None:
         pagewalk proc slabinfo ./module.c --keep
         pagewalk proc maps hello
         """
+        if as_json:
+            refuse_idle(click.get_current_context(), ["quiet"], "--json shows nothing else")
         if name == "maps" and program is None:
             raise UsageError("maps shows the address space of a program: give one (maps hello)")
         system = _state(
@@ -275,6 +280,8 @@ def register(main: click.Group) -> None:
             print_json({"name": name, "program": program, "text": text})
         else:
             click.echo(text, nl=False)
+            if not text:
+                click.echo(f"pagewalk: {name}: nothing to show", err=True)
 
     # Here, for the two share options with this file.
     from guest.look_cli import load_option, refuse_beside_load, symbols_option

@@ -79,7 +79,7 @@ class Process:
         self.killed_by = ""
         self.random = random.Random(0)  # the same in every run
         self.stack_size = STACK_SIZE
-        self.name = elf.path.rsplit("/", 1)[-1].removesuffix(".elf")
+        self.name = elf.name
         self.comm = os.fsencode(self.name)[:15]
         try:
             self.mm: MmStruct = kernel.mm_alloc()
@@ -137,7 +137,9 @@ class Process:
         bias = 0
         if elf.is_position_independent:
             if elf.entry == 0:
-                raise ElfError(f"{elf.path}: it has no entry point: a shared library?")
+                raise ElfError(
+                    f"{elf.path}: no entry point: a shared library, or firmware for boot?"
+                )
             align = elf.alignment
             bias = -(-PIE_BASE // align) * align - elf.start // align * align
         limit = self.mm.task_size - STACK_SIZE - STACK_GUARD_GAP

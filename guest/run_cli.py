@@ -15,6 +15,7 @@ from guest.cli_kit import (
     paging_option,
     print_json,
     ram_option,
+    refuse_idle,
     timeout_option,
 )
 from guest.console import KernelLog, poll_input, read_input, write_bytes
@@ -37,6 +38,11 @@ _machine = click.option(
     help="Who holds which level: bare (all the guest's), firmware (Python is the SBI), "
     "kernel (Python is firmware and kernel). Default: by the program's addresses.",
 )
+
+
+# Parameters that mean something to some guests alone.
+_OF_GUEST = ("keep", "environment", "timeout")
+_OF_KERNEL_MACHINE = ("paging", "slab", "append", "verbose", "then", "keep", "environment")
 
 
 @click.command()
@@ -93,6 +99,13 @@ def run(
     """
     from guest import runner
 
+    if as_json:
+        refuse_idle(ctx, ["verbose"], "--json has the boot log")
+    if program is None:
+        refuse_idle(ctx, _OF_GUEST, "give a PROGRAM; without one there is the demo")
+    for pair in environment:
+        if not pair.partition("=")[1]:
+            raise UsageError(f"--env {pair!r}: give NAME=VALUE")
     console: list[bytes] = []
     log = KernelLog(lambda line: None if as_json else click.echo(line))
     output = console.append if as_json else write_bytes
@@ -131,8 +144,13 @@ def run(
         ctx.exit(status)
 
     elf = runner.find(program, machine)
-    if then and runner.machine_for(elf, machine) != "kernel":
-        raise UsageError(f"{program}: --then looks into the kernel machine, which it does not use")
+    kind = runner.machine_for(elf, machine)
+    if kind != "kernel":
+        refuse_idle(ctx, _OF_KERNEL_MACHINE, f"for the kernel machine; {program} runs on {kind}")
+    elif elf.is_module:
+        refuse_idle(ctx, ["environment"], f"for programs; {program} is a kernel module")
+    else:
+        refuse_idle(ctx, ["keep"], f"for kernel modules; {program} is a program")
     with trace:
         outcome, left = runner.run(elf, arguments, options)
     if as_json:

@@ -7,10 +7,10 @@ kernel    Python is firmware and kernel: U-mode programs and kernel modules
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,21 @@ from emu.paging import PagingMode
 from emu.stop import Stop, StopReason
 from firmware import images
 from firmware.sbi import Sbi
-from guest import build, cmdline
+from guest import build, cmdline, names
 from guest import elf as elf_file
-from guest.elf import Elf
+from guest.elf import Elf, ElfError
 from guest.interrupt import TimeLimit, stop_on_ctrl_c
 from guest.outcome import EXIT_TIMEOUT, Outcome, UsageError, describe
-from guest.shipped import shipped
 from guest.system import System
 
 MACHINES = ("bare", "firmware", "kernel")
-_INSMOD = "insmod"  # the program in whose address space modules are loaded, as on Linux
+_INSMOD = "guest:insmod"  # the program in whose address space modules are loaded, as on Linux
+_LIBC_HEADER = re.compile(
+    r"'(assert|ctype|errno|math|stdio|stdlib|string|time|unistd)\.h' file not"
+)
+_NO_LIBC = """
+there is no C library here: include <pagewalk/user.h>, or build a static program and run that:
+python -m ziglang cc --target=riscv64-linux-musl -static prog.c -o prog"""
 FIRMWARE_SIZE = 2 << 20  # bytes at the start of RAM that a kernel leaves alone
 
 
@@ -65,22 +70,37 @@ def find(name: str, machine: str | None) -> Elf:
     if not name:
         raise UsageError("the program's name is empty")
     path = Path(name)
-    known = shipped()
-    if name in known and not path.is_file():  # a folder of that name is not meant
-        return _parse(elf_file.read(known[name]), str(known[name]), machine)
+    if (known := names.shipped_guest(name)) is not None:
+        return _parse(elf_file.read(known), str(known), machine)
     if not path.exists():
-        if "/" in name or path.suffix:
-            raise UsageError(f"{name}: no such file")
-        near = get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{name}: no such file, and no guest of that name{hint} (pagewalk list)")
+        raise UsageError(_no_such(name))
+    try:
+        return _load_file(path, name, machine)
+    except (UsageError, ElfError) as e:
+        raise UsageError(f"{e}{names.hides(name, 'run')}") from None
+
+
+def _no_such(name: str) -> str:
+    if name in names.FETCHED:
+        return f"{name}: a kernel of pagewalk fetch, for the whole board: pagewalk boot {name}"
+    if "/" in name or Path(name).suffix:
+        return f"{name}: no such file"
+    what = "no guest" if name.startswith(names.PREFIX) else "no such file, and no guest"
+    return f"{name}: {what} of that name{names.near(name)} (pagewalk list)"
+
+
+def _load_file(path: Path, name: str, machine: str | None) -> Elf:
+    """Raises UsageError, ElfError."""
     if path.suffix in build.SOURCE_SUFFIXES and path.is_file():
         try:
             return _parse(build.compile_user_file(path, machine), name, machine)
         except build.BuildError as e:
-            raise UsageError(f"{name}: {e}") from None
+            hint = _NO_LIBC if _LIBC_HEADER.search(str(e)) else ""
+            raise UsageError(f"{name}: {e}{hint}") from None
         except OSError as e:
             raise UsageError(f"{name}: {e.strerror or e}") from None
+    if why := names.not_to_run(path, name):
+        raise UsageError(why)
     return _parse(elf_file.read(path), name, machine)
 
 
@@ -162,6 +182,10 @@ def run(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, 
         stop = machine.run()
     outcome = describe(elf.path, kind, machine.hart, stop, symbols)
     _say_if_over(outcome, limit)
+    if stop.reason in (StopReason.FAULT, StopReason.WFI):
+        outcome.notes.append(
+            "this machine has no timer, interrupt controller or device tree; pagewalk boot's has"
+        )
     return outcome, machine
 
 
