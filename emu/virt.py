@@ -27,6 +27,11 @@ from emu.machine import Machine
 _EPOCH_NS = 946_684_800 * 1_000_000_000
 
 
+def slot_at(pa: int) -> int:
+    """The virtio slot whose registers begin at ``pa``."""
+    return [place.base for place in board.VIRTIO].index(pa)
+
+
 def slots_of(wanted: Sequence[int | None]) -> list[int]:
     """The virtio slot of each disk: the one that it asks for, else the last that is free.
 

@@ -21,7 +21,7 @@ from emu.devices.disk_image import DiskImage
 from emu.devices.virtio_blk import VirtioBlk
 from emu.devices.virtio_mmio import Virtio
 from emu.ram import host_memory
-from emu.virt import VirtBoard
+from emu.virt import VirtBoard, slot_at
 from firmware.enter import enter_supervisor
 from firmware.fw_dynamic import fw_dynamic_info
 from firmware.images import reset_code
@@ -102,20 +102,26 @@ class Booted:
         self.board.hart.access.flush_code()
 
     def virtio_note(self) -> str | None:
-        """What the user should know of a guest that wants the other version of virtio."""
+        """What may keep a guest from its disk: the other version of virtio, or another slot."""
         legacy = self.options.virtio_legacy
         version, other, way = (1, 2, "without") if legacy else (2, 1, "with")
         devices = [device for device in self.board.devices if isinstance(device, Virtio)]
         disks = [device for device in devices if isinstance(device, VirtioBlk)]
         if any(device.driven_as_other for device in devices):
             return f"the guest drives virtio as version {other}: try it {way} --virtio-legacy"
-        looked = any(device.version_was_read for device in devices)
-        if disks and looked and not any(disk.was_driven for disk in disks):
+        looked = [device for device in devices if device.version_was_read]
+        if not disks or not looked or any(disk.was_driven for disk in disks):
+            return None
+        if not any(disk in looked for disk in disks):
+            slot = min(slot_at(device.base) for device in looked)
             return (
-                f"the guest has looked at virtio's version, {version}, and driven no disk: if it "
-                f"wants version {other}, try it {way} --virtio-legacy"
+                f"the guest has looked for a disk in virtio's slot {slot} and not where it is, in "
+                f"{slot_at(disks[0].base)}: try --disk FILE,bus={slot}"
             )
-        return None
+        return (
+            f"the guest has looked at virtio's version, {version}, and driven no disk: if it "
+            f"wants version {other}, try it {way} --virtio-legacy"
+        )
 
     def parts(self) -> dict[str, snapshot.Part]:
         """What a snapshot keeps beside the board."""

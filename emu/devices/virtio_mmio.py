@@ -186,10 +186,14 @@ class Virtio(saved.Restorable):
         if offset == _VERSION:
             self.version_was_read = True
             return virtio_legacy.VERSION if self._is_legacy else _VERSION_MODERN
-        if offset == _DEVICE_ID:
-            return self.device_id
         if offset == _VENDOR_ID:
             return _VENDOR
+        return self._read_device(offset) if self.device_id else 0
+
+    def _read_device(self, offset: int) -> int:
+        """The registers that an empty slot does not have."""
+        if offset == _DEVICE_ID:
+            return self.device_id
         if offset == _DEVICE_FEATURES:
             select = self._device_features_sel
             return self._features >> 32 * select & 0xFFFF_FFFF if select < 2 else 0
@@ -206,7 +210,7 @@ class Virtio(saved.Restorable):
         return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        if size != 4:
+        if size != 4 or not self.device_id:
             return
         self.was_driven = True
         value &= 0xFFFF_FFFF

@@ -32,7 +32,7 @@ MEIP = 1 << 11
 WAYS = ("inside", "public", "deterministic", "qemu")
 
 _SCRIPT, _RESULTS = 0x8020_0000, "@\n"
-_READ, _WRITE, _MIP, _DELAY = 1, 2, 3, 4
+_READ, _WRITE, _MIP = 1, 2, 3
 FAULT, NOTHING = "fault", "-"
 
 
@@ -58,10 +58,6 @@ def write(address: int, value: int, size: int = 4, expected: str = NOTHING) -> S
 def mip(expected: int, mask: int = MEIP) -> Step:
     """What M-mode reads in mip, of the bits of ``mask``."""
     return Step(_MIP, 0, 0, mask, expected)
-
-
-def delay(ticks: int) -> Step:
-    return Step(_DELAY, 0, 0, ticks, NOTHING)
 
 
 def pack(steps: Iterable[Step]) -> bytes:

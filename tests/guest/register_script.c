@@ -7,10 +7,9 @@
 #define SCRIPT 0x80200000UL
 #define RESULTS 0x80300000UL
 #define UART 0x10000000UL
-#define MTIME 0x0200bff8UL
 
-// MIP reads the bits of `value`; DELAY waits for `value` ticks of mtime.
-enum { END, READ, WRITE, MIP, DELAY };
+// MIP reads the bits of `value`.
+enum { END, READ, WRITE, MIP };
 
 struct step {
     unsigned char operation, size;
@@ -68,11 +67,6 @@ int main(void) {
         if (step->operation == MIP) {
             __asm__ volatile("csrr %0, mip" : "=r"(value));
             value &= step->value;
-        }
-        if (step->operation == DELAY) {
-            unsigned long until = *(volatile unsigned long *)MTIME + step->value;
-            while (*(volatile unsigned long *)MTIME < until) {
-            }
         }
         *result++ = value;
         *result++ = (unsigned long)faulted;

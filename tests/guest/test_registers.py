@@ -17,6 +17,7 @@ from register_kit import (
     PCIE,
     PLIC,
     PORTS,
+    RTC,
     UART,
     WAYS,
     check,
@@ -111,6 +112,20 @@ CASES = {
         *(read(PORTS + 0xFFF8, (1 << 8 * size) - 1, size) for size in (1, 2, 4, 8)),
         write(PORTS + 0x70, 1, 1), read(PORTS + 0x71, 0xFF, 1),
         read(PORTS + 0x1_0000, FAULT),
+    ],
+    "an alarm of the clock": [
+        write(PLIC + 4 * 11, 1), write(PLIC + 0x2000, 1 << 11), write(THRESHOLD, 0),
+        read(RTC + 0x10, 0), read(RTC + 0x18, 0), write(RTC + 0x10, 1),
+        # A time that has passed rings at once.
+        write(RTC + 0xC, 0), write(RTC + 8, 1), mip(MEIP), read(RTC + 0x18, 0), read(CLAIM, 11),
+        write(CLAIM, 11), mip(0), write(RTC + 0x10, 0), mip(0), read(PENDING, 0),
+        # The interrupt is still there, and each update says so.
+        write(RTC + 0x10, 1), mip(MEIP), read(CLAIM, 11), write(CLAIM, 11),
+        write(RTC + 0x10, 3), read(RTC + 0x10, 1), read(CLAIM, 11), write(RTC + 0x1C, 1),
+        write(CLAIM, 11), mip(0), read(CLAIM, 0), read(PENDING, 0),
+        write(RTC + 0xC, 0x7FFF_FFFF), write(RTC + 8, 5), read(RTC + 0x18, 1), read(PENDING, 0),
+        read(RTC + 8, 5), read(RTC + 0xC, 0x7FFF_FFFF), write(RTC + 0x14, 0),
+        read(RTC + 0x18, 0), read(PENDING, 0),
     ],
     "registers of the PLIC": [
         write(PLIC, 7), read(PLIC, 0), write(PLIC + 4, 0xFFFF_FFFF), read(PLIC + 4, 7),

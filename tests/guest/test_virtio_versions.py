@@ -155,6 +155,23 @@ def test_a_guest_that_wants_the_other_version(
     assert [line.removeprefix("pagewalk: ")] == [n for n in told["notes"] if "virtio" in n]
 
 
+@pytest.mark.parametrize("options", [(), ("--virtio-legacy",)])
+def test_a_guest_that_looks_into_another_slot(
+    pagewalk: Cli, disk: Path, options: Sequence[str]
+) -> None:
+    """Before its version the disk must be where the guest looks for it."""
+    text = ONLY_ITS_OWN.format(version=9, register=0x28, careful=1)
+    arguments = ["boot", compiled(build.BARE, text), "--bios", "none", *options, "--disk", disk]
+    result = pagewalk(*arguments)
+    assert result.exit_code == 3
+    [line] = [line for line in result.stderr.splitlines() if "virtio" in line]
+    assert line == (
+        "pagewalk: the guest has looked for a disk in virtio's slot 0 and not where it is, in 7: "
+        "try --disk FILE,bus=0"
+    )
+    assert "virtio" not in pagewalk(*arguments[:-2]).stderr  # nobody has given a disk
+
+
 def test_a_snapshot_is_of_one_version(disk: Path, tmp_path: Path) -> None:
     path = tmp_path / "snapshot"
     for legacy, fits in ((True, None), (True, True), (False, False)):
