@@ -12,9 +12,16 @@ from collections.abc import Callable, Iterable
 from mm.errors import BadFree, CheckError, ListCorruption, SlabError
 from mm.page import W_OWNER
 from mm.slab.common import KmemCache
-from mm.slab.flags import MAX_CACHES, SLAB_STORE_USER
+from mm.slab.flags import (
+    MAX_CACHES,
+    OBJECT_POISON,
+    POISON_END,
+    POISON_FREE,
+    SLAB_RED_ZONE,
+    SLAB_STORE_USER,
+)
+from mm.slab.slab import RED_ACTIVE, RED_INACTIVE, SlabCache
 from mm.slab.slab import Slab as SlabSlab
-from mm.slab.slab import SlabCache
 from mm.slab.slob import PAGE_UNITS, PG_SLOB_FREE, Slob, slob_units
 from mm.slab.slub import Slub, SlubCache, order_objects
 from mm.slab.structs import (
@@ -30,6 +37,7 @@ from mm.slab.structs import (
     W_SLABS,
 )
 
+CLOBBERED_MAX = 8  # overwritten patterns of one slab that are named
 Slabs = Iterable[int]  # PFNs of all frames that head a slab
 
 
@@ -183,10 +191,19 @@ def _slub_cache(slub: Slub, cache: SlubCache, pfns: list[int]) -> dict[int, int]
             raise CheckError("slab", pa, f"{name}: a slab is on the partial list iff it has room")
         if s.flags & SLAB_STORE_USER and (pfn in on_full) == has_room:
             raise CheckError("slab", pa, f"{name}: a full slab is on the list of full ones")
+        if cache._debug:
+            _none_clobbered(cache, pa, slub.debugger.clobbered(cache, i, set(free)))
         used[pfn] = total - len(free)
         total_objects += total
     _counters(cache, len(pfns), total_objects)
     return used
+
+
+def _none_clobbered(cache: KmemCache, pa: int, found: list[str]) -> None:
+    """Red zones and poison are whole, although nobody has freed anything."""
+    if found:
+        more = f"; and {len(found) - CLOBBERED_MAX} more" if len(found) > CLOBBERED_MAX else ""
+        raise CheckError("slab", pa, f"{cache.name}: {'; '.join(found[:CLOBBERED_MAX])}{more}")
 
 
 # SLAB
@@ -272,6 +289,9 @@ def _slab_cache(
                 raise CheckError("slab", pa, f"freelist: {e}") from e
             if len(free) != s.num - active:
                 raise CheckError("slab", pa, f"{name}: active counts the objects in use")
+            if cache._debug:
+                idle = free | on_stack.get(pfn, set())
+                _none_clobbered(cache, pa, _clobbered(cache, i, idle))
             if free & on_stack.get(pfn, set()):
                 raise CheckError(
                     "array_cache", s.array_cache, f"{name}: a free object is on the stack too"
@@ -294,6 +314,31 @@ def _slab_cache(
         )
     _counters(cache, len(pfns), len(pfns) * s.num)
     return used
+
+
+def _clobbered(cache: SlabCache, i: int, free: set[int]) -> list[str]:
+    """What was overwritten around and in the objects of a slab with debugging."""
+    found = []
+    ram, size = cache._ram, cache.struct.object_size
+    for va in cache._objects_of(i):
+        red = RED_INACTIVE if va in free else RED_ACTIVE
+        pas = cache._red_pas(va) if cache._flags & SLAB_RED_ZONE else ()
+        for which, pa in enumerate(pas, 1):
+            if ram.read64(pa) != red:
+                found.append(
+                    f"redzone {which} of the object at {va:#x} overwritten, "
+                    f"{ram.read64(pa):#x} instead of {red:#x}"
+                )
+        if va in free and cache._flags & OBJECT_POISON:
+            data = ram.read(cache._space.pa(va), size)
+            want = bytes([POISON_FREE]) * (size - 1) + bytes([POISON_END])
+            at = next((n for n in range(size) if data[n] != want[n]), None)
+            if at is not None:
+                found.append(
+                    f"Poison of the object at {va:#x} overwritten at {va + at:#x}, "
+                    f"{data[at]:#x} instead of {want[at]:#x}"
+                )
+    return found
 
 
 # SLOB

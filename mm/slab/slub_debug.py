@@ -25,6 +25,7 @@ clobbered while in use is not freed. Source: Linux mm/slub.c.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from emu.ram import PAGE_SIZE
@@ -253,30 +254,61 @@ class SlubDebug:
 
     # checks
 
+    def _patterns(self, s: SlubCache, va: int, value: int) -> Iterator[tuple[str, int, int, int]]:
+        """``(what, VA, byte, bytes)``: what must be filled with which byte around an object, and
+        within a free one. ``value`` is the red zones'."""
+        size, inuse = s.struct.object_size, s.struct.inuse
+        if s._flags & SLAB_RED_ZONE:
+            yield "Left Redzone", va - s._left, value, s._left
+            yield "Right Redzone", va + size, value, inuse - size
+            if value == SLUB_RED_ACTIVE:
+                orig = self.orig_size(s, va)
+                yield "kmalloc Redzone", va + orig, value, size - orig
+        elif s._flags & SLAB_POISON:
+            yield "Alignment padding", va + size, POISON_INUSE, inuse - size
+        if s._flags & SLAB_POISON:
+            if value != SLUB_RED_ACTIVE and s._flags & OBJECT_POISON:
+                yield "Poison", va, POISON_FREE, size - 1
+                yield "End Poison", va + size - 1, POISON_END, 1
+            at = self._tail_start(s)
+            yield "Object padding", va + at, POISON_INUSE, self._size_from_object(s) - at
+
+    def _clobbered(self, s: SlubCache, va: int, value: int) -> list[str]:
+        """What of an object's patterns is overwritten, in words; nothing is changed."""
+        found = []
+        for what, start, byte, size in self._patterns(s, va, value):
+            data = self.ram.read(self._pa(start), size) if size > 0 else b""
+            left = data.lstrip(bytes([byte]))
+            if left:
+                fault = start + size - len(left)
+                found.append(
+                    f"{what} of the object at {va:#x} overwritten at {fault:#x}, "
+                    f"{left[0]:#x} instead of {byte:#x}"
+                )
+        return found
+
+    def clobbered(self, s: SlubCache, i: int, free: set[int]) -> list[str]:
+        """What was overwritten around and in the objects of a slab, ``free`` those that are.
+
+        Unlike `validate` it changes and reports nothing. An object of a slab that was set aside
+        counts as used, and is filled as a free one."""
+        found: list[str] = []
+        for va in s._objects_of(i):
+            if va in free:
+                found += self._clobbered(s, va, SLUB_RED_INACTIVE)
+                continue
+            used = self._clobbered(s, va, SLUB_RED_ACTIVE)
+            if used and self._clobbered(s, va, SLUB_RED_INACTIVE):
+                found += used
+        return found
+
     def check_object(self, s: SlubCache, i: int, va: int, value: int) -> bool:
         """Whether everything around an object, and within a free one, is as it should be.
 
         ``value`` is the red zones'. What is not is reported and repaired."""
         good = True
-        size, inuse = s.struct.object_size, s.struct.inuse
-        if s._flags & SLAB_RED_ZONE:
-            good &= self._check_bytes(s, i, "Left Redzone", va - s._left, value, s._left)
-            good &= self._check_bytes(s, i, "Right Redzone", va + size, value, inuse - size)
-            if value == SLUB_RED_ACTIVE:
-                orig = self.orig_size(s, va)
-                good &= self._check_bytes(s, i, "kmalloc Redzone", va + orig, value, size - orig)
-        elif s._flags & SLAB_POISON:
-            good &= self._check_bytes(
-                s, i, "Alignment padding", va + size, POISON_INUSE, inuse - size
-            )
-        if s._flags & SLAB_POISON:
-            if value != SLUB_RED_ACTIVE and s._flags & OBJECT_POISON:
-                good &= self._check_bytes(s, i, "Poison", va, POISON_FREE, size - 1)
-                good &= self._check_bytes(s, i, "End Poison", va + size - 1, POISON_END, 1)
-            at = self._tail_start(s)
-            good &= self._check_bytes(
-                s, i, "Object padding", va + at, POISON_INUSE, self._size_from_object(s) - at
-            )
+        for what, start, byte, size in self._patterns(s, va, value):
+            good &= self._check_bytes(s, i, what, start, byte, size)
         outside = self._free_pointer_outside(s)
         if (outside or value != SLUB_RED_ACTIVE) and not s._valid(i, s._get(va)):
             self._object_err(s, i, va, "Freepointer corrupt")
