@@ -21,13 +21,22 @@ from guest.abi import Call
 from guest.printk import Printk
 from guest.siphash import siphash_1u64
 from guest.vsprintf import FormatError, Symbol, Vsprintf
-from mm.errors import MmError, SlabError
+from mm.errors import GfpError, MmError, OutOfMemory, SlabError, UserFault, VmaError
 from mm.gfp import GFP_KERNEL, GFP_ZERO
 from mm.kernel import Kernel
 from mm.slab import KmemCache
 
+# How the memory manager's reports of corruption begin, and the errors that are no bugs of their
+# caller: memory ran out, or it asked for what it cannot have.
+_REPORTS = ("BUG ", "BUG: ", "slab error in ", "Slab corruption ", "pagealloc: ")
+_NO_BUGS = (OutOfMemory, GfpError, VmaError, UserFault)
 _NAME_SIZE_MAX = 64  # bytes of a cache's name
 _VMAP_PAGES_MAX = 1 << 16
+
+
+def _is_bug(error: Exception) -> bool:
+    """Whether whoever met ``error`` has a bug: Linux would say BUG or WARNING."""
+    return isinstance(error, MmError) and not isinstance(error, _NO_BUGS)
 
 
 @dataclass(frozen=True)
@@ -125,8 +134,13 @@ class KernelCalls:
                 value = action() or 0
                 error = SUCCESS
             except (MmError, ValueError) as e:
-                for line in str(e).splitlines():
+                reported = len(self.printk.bugs)
+                self.flush_messages()  # the report comes before what came of it
+                lines = str(e).splitlines()
+                for line in lines:
                     self.printk.say(line)
+                if _is_bug(e) and reported == len(self.printk.bugs):
+                    self.printk.bugs.append(lines[0])
                 value, error = 0, ERR_FAILED
             finally:
                 slab.caller = kernel_itself
@@ -142,7 +156,10 @@ class KernelCalls:
         """Pass on what the memory manager has printed since the last time."""
         messages = self._kernel.messages
         while messages:
-            self.printk.say(messages.popleft())
+            line = messages.popleft()
+            self.printk.say(line)
+            if line.startswith(_REPORTS):
+                self.printk.bugs.append(line)
 
     def report(self, line: str) -> None:
         """Log a bug of the guest's that Python has found."""

@@ -10,6 +10,7 @@ from emu.hart import Hart
 from emu.stop import ORDERLY, Stop, StopReason
 
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+EXIT_BUG = 1  # a bug was reported, or a check failed; nothing else went wrong
 EXIT_WFI = EXIT_TIMEOUT = 124  # as timeout(1) has it
 # A fault's exit status is 128 + the signal that Linux would send.
 _SIGNAL_OF_CAUSE = {0: 7, 2: 4, 3: 5, 4: 7, 6: 7}
@@ -32,6 +33,7 @@ class Outcome:
     explanation: str = ""
     notes: list[str] = field(default_factory=list)
     missing_syscalls: list[dict[str, object]] = field(default_factory=list)  # of a program
+    bugs: list[str] = field(default_factory=list)  # the first line of each report
 
 
 def describe(program: str, kind: str, hart: Hart, stop: Stop, symbols: Symbols) -> Outcome:

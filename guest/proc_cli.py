@@ -128,35 +128,43 @@ def view(system: System, name: str) -> str:
         raise UsageError(str(e)) from None
 
 
-def look(system: System, command: str) -> str:
-    """The text of a --then command. Raises UsageError."""
+def look(system: System, command: str) -> dict[str, Any]:
+    """What a --then command shows: its ``text``, and of a check whether all is ``clean``.
+
+    Raises UsageError.
+    """
     import mm
     from mm.errors import CheckError
 
     words = _words(command)
     if words[0] == "proc":
-        return view(system, words[1])
+        return {"command": command, "text": view(system, words[1])}
     if words[0] == "what":
-        return f"{_what(system, _address(words[1]))}\n"
+        return {"command": command, "text": f"{_what(system, _address(words[1]))}\n"}
     try:
-        return f"mm.check: clean: {mm.check(system.kernel)}\n"
+        text, clean = f"mm.check: clean: {mm.check(system.kernel)}\n", True
     except CheckError as e:
-        return f"mm.check: {e}\n"
+        text, clean = f"mm.check: {e}\n", False
+    return {"command": command, "text": text, "clean": clean}
 
 
-def show_then(system: object, commands: Sequence[str], as_json: bool) -> list[dict[str, str]]:
+def show_then(system: object, commands: Sequence[str], as_json: bool) -> list[dict[str, Any]]:
     """Print what --then commands show, each under a line that names it; or return them."""
     if commands and not isinstance(system, System):
         raise UsageError("--then looks into the kernel machine; this guest ran without it")
     shown = []
     for command in commands:
         assert isinstance(system, System)
-        text = look(system, command)
-        shown.append({"command": command, "text": text})
+        shown.append(look(system, command))
         if not as_json:
             click.echo(f"--- {command}")
-            click.echo(text, nl=False)
+            click.echo(shown[-1]["text"], nl=False)
     return shown
+
+
+def is_damaged(shown: Sequence[dict[str, Any]]) -> bool:
+    """Whether a check among what --then has shown found something."""
+    return not all(one.get("clean", True) for one in shown)
 
 
 def _what(system: System, address: int) -> Any:

@@ -19,10 +19,11 @@ from guest.cli_kit import (
     timeout_option,
 )
 from guest.console import KernelLog, poll_input, read_input, write_bytes
-from guest.outcome import Outcome, UsageError
+from guest.outcome import EXIT_BUG, Outcome, UsageError
 from guest.proc_cli import (
     append_option,
     boot_config,
+    is_damaged,
     keep_option,
     show_then,
     slab_option,
@@ -64,6 +65,11 @@ _OF_KERNEL_MACHINE = ("paging", "slab", "append", "verbose", "then", "keep", "en
     metavar="NAME=VALUE",
     help="Put it into a program's environment, which is empty else. May be repeated.",
 )
+@click.option(
+    "--fail-on-bug/--no-fail-on-bug",
+    default=True,
+    help="Exit with 1 when the kernel reported a bug, or --then check failed. On by default.",
+)
 @timeout_option
 @hart_option
 @json_option
@@ -82,6 +88,7 @@ def run(
     slab: str,
     append: str,
     environment: tuple[str, ...],
+    fail_on_bug: bool,
     timeout: float | None,
     access: str,
     as_json: bool,
@@ -96,6 +103,8 @@ def run(
     The exit status is the guest's: of exit(), the finisher, or HTIF (0 for pass, else the
     test's number). 128 + signal for a fault that nobody handles, 130 for Ctrl-C, 124 when
     the time is up or the hart waits for an interrupt that cannot come, 2 for bad input.
+    0 becomes 1 when the kernel reported a bug (BUG, WARNING, a bad free ...) or a check after
+    --then found something: see --no-fail-on-bug.
     """
     from guest import runner
 
@@ -136,6 +145,8 @@ def run(
         with trace:
             status, told = tell(options, log)
         shown = show_then(told, then, as_json)
+        if not status and fail_on_bug and is_damaged(shown):
+            status = EXIT_BUG
         if as_json:
             text = b"".join(console).decode("utf-8", "replace")
             story: dict[str, Any] = {"program": None, "machine": "kernel", "exit": status}
@@ -153,14 +164,22 @@ def run(
         refuse_idle(ctx, ["keep"], f"for kernel modules; {program} is a program")
     with trace:
         outcome, left = runner.run(elf, arguments, options)
+    if not as_json:
+        _print_outcome(outcome)
+    shown = show_then(left, then, as_json)
+    if not outcome.status and fail_on_bug and (outcome.bugs or is_damaged(shown)):
+        outcome.status = EXIT_BUG
+        if outcome.bugs and not as_json:
+            click.echo(f"pagewalk: {_bugs(outcome.bugs)} (--no-fail-on-bug: exit 0)", err=True)
     if as_json:
-        shown = show_then(left, then, as_json)
         ending = _outcome_json(outcome, b"".join(console), log.lines)
         print_json(ending | ({"then": shown} if then else {}))
-    else:
-        _print_outcome(outcome)
-        show_then(left, then, as_json)
     ctx.exit(outcome.status)
+
+
+def _bugs(bugs: list[str]) -> str:
+    more = f" and {len(bugs) - 1} more" if len(bugs) > 1 else ""
+    return f"a bug was reported: {bugs[0]}{more}"
 
 
 def _print_outcome(outcome: Outcome) -> None:
@@ -195,6 +214,7 @@ def _outcome_json(outcome: Outcome, console: bytes, log: list[str]) -> dict[str,
         "fault": fault,
         "notes": outcome.notes,
         "missing_syscalls": outcome.missing_syscalls,
+        "bugs": outcome.bugs,
     }
 
 

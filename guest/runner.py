@@ -215,6 +215,7 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
             stop = system.run_program()
     outcome = describe(elf.path, "kernel", system.hart, stop, system.symbols)
     _say_if_over(outcome, limit)
+    outcome.bugs = system.bugs
     if system.process is not None:
         if system.process.killed_by:
             outcome.notes.append(f"killed by {system.process.killed_by}")

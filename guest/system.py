@@ -200,6 +200,7 @@ class System:
     @property
     def bugs(self) -> list[str]:
         """The first line of each bug that was reported."""
+        self._calls.flush_messages()
         return self._calls.printk.bugs
 
     def load_module(self, elf: Elf, arguments: Sequence[str] = ()) -> tuple[Module, Stop]:
