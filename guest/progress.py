@@ -157,8 +157,10 @@ def stopped_when_stuck(hart: Hart, cpu_max: float = CPU_MAX) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        patience = Patience(cpu_max=cpu_max, looks=STILL_LOOKS // 2)
         try:
+            if over.wait(LOOK_EVERY):  # most runs are short
+                return
+            patience = Patience(cpu_max=cpu_max, looks=STILL_LOOKS // 2)
             while not over.wait(0.2):
                 patience.ask()
         except HangError:

@@ -6,24 +6,17 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for progress.py, watchdog.py, asm.py
 
-from watchdog import Watchdog
+from watchdog import watchdog
 
 # Whoever is ended by the watchdog says where its threads are, and leaves no core behind.
 os.environ["PYTHONFAULTHANDLER"] = "1"
 resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
-@cache
-def watchdog() -> Watchdog:
-    """The one of this process, from the first test on."""
-    return Watchdog()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -45,9 +38,3 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 def pytest_enter_pdb() -> None:
     watchdog().over()
-
-
-@pytest.fixture(scope="session")
-def elsewhere() -> Watchdog:
-    """For what waits for others than this machine's processes: its ``looks_away``."""
-    return watchdog()

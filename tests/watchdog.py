@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from guest import progress
@@ -75,6 +76,12 @@ class Watchdog:
     def _tell(self, line: bytes) -> None:
         if self._to >= 0:
             os.write(self._to, line)
+
+
+@cache
+def watchdog() -> Watchdog:
+    """The one of this process, from the first test on."""
+    return Watchdog()
 
 
 def watch(root: int) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+
+from progress import stopped_when_stuck
 
 import mm
 from emu.paging import SV39, PagingMode
@@ -105,10 +106,8 @@ class Kernel:
     def run(self, elf: Elf, *arguments: str) -> Stop:
         """Load a program and run it to its end; its address space stays."""
         self.load(elf, *arguments)
-        watchdog = threading.Timer(30, self.hart.stop)
-        watchdog.start()
-        stop = self.system.run_program()
-        watchdog.cancel()
+        with stopped_when_stuck(self.hart):
+            stop = self.system.run_program()
         assert stop.reason is not StopReason.INTERRUPTED, "it does not end"
         mm.check(self.mm)
         return stop

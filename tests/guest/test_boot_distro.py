@@ -10,7 +10,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from distro import RAM_SIZE, boot_disk_or_skip, guests_or_skip, pattern_disk
+from progress import stopped_when_stuck
 
 from emu.stop import Stop, StopReason
 from guest.boot import Booted, BootOptions, Disk, prepare
@@ -27,7 +27,6 @@ from guest.initramfs import PROMPT, make_initramfs
 from guest.sessions import boot_steps, session, uboot_session
 
 CONSOLE = "console=ttyS0 earlycon=sbi"
-SECONDS = 120  # of one run, on a machine that does much else
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +54,8 @@ class Run:
                 board.hart.end(Stop(StopReason.LIMIT))
 
         self.output[0] = output
-        limit = threading.Timer(SECONDS, board.hart.stop)
-        limit.start()
-        self.stop = board.run()
-        limit.cancel()
-        limit.join()
+        with stopped_when_stuck(board.hart):
+            self.stop = board.run()
         return self.stop
 
     output: list[object] = field(default_factory=list)
@@ -194,7 +190,7 @@ def test_json_takes_piped_input_too(guests: Guests) -> None:
     """`(echo ...; echo exit) | pagewalk boot linux --json`: what is typed waits for the shell."""
     typed = "echo $((6 * 7))\nexit\n"
     command = [sys.executable, "-m", "guest.cli", "boot", "linux", "--json"]
-    done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=SECONDS)
+    done = subprocess.run(command, input=typed, capture_output=True, text=True)
     told = json.loads(done.stdout)
     assert (done.returncode, told["exit"], told["reason"]) == (0, 0, "exit")
     assert "\n42\r\n" in told["console"].replace("\r\r", "\r")

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from click.testing import Result
 from elf_kit import EXIT_7, LOOP, Load, R, X, make
 from guest_kit import compiled
+from progress import wait_until_it_has_run, wait_until_it_waits
 
 from guest import build
 from guest.shipped import shipped
@@ -714,9 +714,9 @@ def test_ctrl_c_stops_the_hart_and_says_where(tmp_path: Path, access: str) -> No
     process = start("run", "--hart", access, path)
     assert process.stdout is not None
     process.stdout.read(1)
-    time.sleep(0.05)
+    wait_until_it_has_run(process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=20)
+    _, error = process.communicate()
     assert process.returncode == 130
     assert error.decode().splitlines()[0] == "pagewalk: interrupted at 0x10014 in U-mode"
 
@@ -742,9 +742,9 @@ def test_ctrl_c_while_a_program_waits_for_input() -> None:
     process = start("run", compiled(build.PROGRAM, READER), stdin=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"reading\n"
-    time.sleep(0.05)
+    wait_until_it_waits(process)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=20)
+    out, error = process.communicate()
     assert process.returncode == 130, (out, error)
     assert error.startswith(b"pagewalk: interrupted at 0x1")
 
@@ -752,18 +752,16 @@ def test_ctrl_c_while_a_program_waits_for_input() -> None:
 def test_input() -> None:
     path = compiled(build.PROGRAM, READER)
     process = start("run", path, stdin=subprocess.PIPE)
-    assert process.communicate(b"hello", timeout=20)[0].splitlines()[-1] == b"read 5"
+    assert process.communicate(b"hello")[0].splitlines()[-1] == b"read 5"
     process = start("run", path, stdin=subprocess.DEVNULL)
-    assert process.communicate(timeout=20)[0].splitlines()[-1] == b"read 0"
+    assert process.communicate()[0].splitlines()[-1] == b"read 0"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_standard_streams_that_are_closed(closed: str) -> None:
     path = compiled(build.PROGRAM, READER)
     command = f'exec "{sys.executable}" -m guest.cli run "{path}" {closed}'
-    done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, timeout=20, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stderr) == (0, b"")
     if ">&-" not in closed.replace("2>&-", ""):
         assert done.stdout == b"reading\nread 0\n"
@@ -775,7 +773,7 @@ def test_a_reader_that_goes_away() -> None:
         os.close(read)
         process = start(*command, stdout=write)
         os.close(write)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate()
         assert process.returncode == 141
         assert error == b""
 
@@ -784,5 +782,5 @@ def test_a_full_disk() -> None:
     with open("/dev/full", "wb") as full:
         for command in (("run", "hello"), ("tables",)):
             process = start(*command, stdout=full)
-            _, error = process.communicate(timeout=20)
+            _, error = process.communicate()
             assert (process.returncode, error) == (2, b"pagewalk: No space left on device\n")

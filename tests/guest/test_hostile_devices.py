@@ -366,6 +366,6 @@ handler:
 
 @pytest.mark.parametrize("more", ["--hart inside", "--hart public", "--deterministic"])
 def test_a_store_that_raises_an_interrupt_is_done_once(host: Host, more: str) -> None:
-    ended = host.run(assemble(RAISES_INTERRUPTS, RAM), *more.split(), "--timeout", "20", bios=True)
+    ended = host.run(assemble(RAISES_INTERRUPTS, RAM), *more.split(), bios=True)
     ended.check(0)
     assert ended.out == b"abcdefghij"

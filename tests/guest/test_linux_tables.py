@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from click.testing import Result
 from distro import RAM_SIZE, guests_or_skip
 from linux_tables import PAGE, Comparison, U, W, X
 from linux_views import Views
+from progress import stopped_when_stuck
 
 from emu import words
 from emu.debug import snapshot
@@ -34,7 +34,6 @@ from guest.expect import Script, Step
 from guest.initramfs import PROMPT, cpio, file, tree
 from guest.sessions import boot_steps
 
-SECONDS = 120
 LIMITED_TO = {"sv39": "no4lvl", "sv48": "no5lvl", "sv57": ""}
 _ECALL_FROM_U = 8
 _A5 = words.GPR + 15
@@ -103,11 +102,8 @@ def linux(request: pytest.FixtureRequest) -> Iterator[Linux]:
                 board.hart.end(Stop(StopReason.LIMIT))
 
         board.hart.trap_listener = stop_in_probe
-        limit = threading.Timer(SECONDS, board.hart.stop)
-        limit.start()
-        stop = board.run()
-        limit.cancel()
-        limit.join()
+        with stopped_when_stuck(board.hart):
+            stop = board.run()
         board.hart.trap_listener = None
         assert script.done, script.missing()
         assert stop.reason is StopReason.LIMIT, stop

@@ -8,7 +8,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from progress import stopped_when_stuck
 
 from emu.csr import Priv
 from emu.stop import Stop, StopReason
@@ -38,7 +38,6 @@ QEMU = shutil.which("qemu-system-riscv64")
 GDB = shutil.which("gdb-multiarch")
 LINES_MAX = 500  # of the kernel: with more it is not read in one sitting
 
-SECONDS_MAX = 120  # of one run
 
 WHERE = ("real", "deterministic", "qemu")
 
@@ -104,10 +103,8 @@ class Board:
 
     def run(self) -> Run:
         # A kernel that does not end by itself fails the test, and does not hang it.
-        watchdog = threading.Timer(SECONDS_MAX, self.machine.hart.stop)
-        watchdog.start()
-        stop = self.machine.run()
-        watchdog.cancel()
+        with stopped_when_stuck(self.machine.hart, cpu_max=200):
+            stop = self.machine.run()
         return Run(self.output.decode(), stop)
 
 
@@ -129,9 +126,7 @@ def run_qemu(elf: Elf, bootargs: str) -> Run:
     if QEMU is None:
         pytest.skip("qemu-system-riscv64 is not installed")
     command = [QEMU, "-machine", "virt", "-kernel", elf.path, "-append", bootargs, "-nographic"]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS_MAX
-    )
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if "tiny:" not in done.stdout and done.returncode:
         pytest.skip(f"QEMU has no firmware of its own: {done.stderr.strip()}")
     text = done.stdout.replace("\r", "")
@@ -678,7 +673,7 @@ def test_gdb_at_source_level(tiny: Elf, tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [str(GDB), "-q", "-nx", "-batch", "-d", str(SOURCES), "-x", str(script), tiny.path],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS_MAX,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
     text = done.stdout
     assert "user_start (number=0) at ./user.c" in text, text + done.stderr
