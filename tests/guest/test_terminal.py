@@ -666,7 +666,7 @@ def test_linux_on_a_terminal(pty: Callable[..., Pty]) -> None:
     terminal = pty("linux")
     at = terminal.wait_for(b"# ")
     terminal.type(b"sh -c 'echo now; exec sleep 1000000'\n")
-    at = terminal.wait_for(b"\r\nnow\r\n", at)
+    at = terminal.wait_for(b"\nnow\r", at)
     terminal.type(b"\x03")
     at = terminal.wait_for(b"# ", at)
     terminal.type(b"echo $((6 * 7))\n")
@@ -678,7 +678,7 @@ def test_linux_on_a_terminal(pty: Callable[..., Pty]) -> None:
     at = terminal.wait_for(b"\n420", at)
     at = terminal.wait_for(b"# ", at)
     terminal.type(b"echo go; cat; echo ended\n")
-    at = terminal.wait_for(b"\r\ngo\r\n", at)  # the shell's own line editing is over
+    at = terminal.wait_for(b"\ngo\r", at)  # the shell's own line editing is over
     terminal.type(b"abc\n")
     at = terminal.wait_for(b"abc", terminal.wait_for(b"abc", at))
     terminal.type(b"\x04")
