@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from asm import Batch
-from harness import CODE, RAM, A, Bench, D, R, V, W, X
+from asm import Batch, Snippet
+from device_bench import HandClock
+from harness import CODE, RAM, VECTOR, A, Bench, D, R, V, W, X
+from progress import wait_until
 
 from emu import words
+from emu.clock import RealClock
+from emu.devices.virtqueue import Virtqueue, part
+from emu.ram import Ram
 from emu.stop import StopReason
 
 batch = Batch()
@@ -122,3 +129,99 @@ def test_the_second_page_of_a_block_is_watched_too(bench: Bench) -> None:
     )
     assert stop.reason is StopReason.WFI
     assert (bench.reg("s1"), bench.reg("s2")) == (300, 0)
+
+
+# clocks
+
+
+def test_alarms_ring_in_the_order_of_their_times() -> None:
+    clock, rung = HandClock(), []
+    alarms = [clock.alarm(lambda n=n: rung.append(n)) for n in range(3)]
+    for alarm, when in zip(alarms, (30, 10, 20), strict=True):
+        alarm.set(when)
+    assert clock.next_alarm() == 10
+    clock.set_now(9)
+    assert rung == []
+    clock.set_now(100)
+    assert rung == [1, 2, 0] and clock.next_alarm() is None
+
+
+def test_an_alarm_that_is_earlier_than_what_the_clock_sleeps_for() -> None:
+    clock = RealClock()
+    rung = threading.Event()
+    far, near = clock.alarm(lambda: None), clock.alarm(rung.set)
+    try:
+        far.set(clock.now() + 36_000_000_000)  # an hour
+        wait_until(lambda: clock._sleeps_until is not None)
+        near.set(clock.now() + 50_000)
+        wait_until(rung.is_set)
+    finally:
+        clock.close()
+
+
+# a virtqueue
+
+RAM_BASE = 0x8000_0000
+
+
+def test_a_part_of_segments_has_no_empty_one() -> None:
+    segments = [(0x1000, 16), (0x2000, 8), (0x3000, 4)]
+    assert part(segments, 16, 8) == [(0x2000, 8)]
+    assert part(segments, 15, 9) == [(0x100F, 1), (0x2000, 8)]
+    assert part(segments, 24, 100) == [(0x3000, 4)]
+    assert part(segments, 28, 1) == []
+
+
+def test_running_numbers_of_a_queue_have_16_bits() -> None:
+    ram = Ram(1 << 20, RAM_BASE)
+    areas = (RAM_BASE, RAM_BASE + 0x1000, RAM_BASE + 0x2000)
+    queue = Virtqueue(ram, 1, 8, areas, lambda pa, size: None)
+    ram.write64(RAM_BASE, RAM_BASE + 0x3000)  # one descriptor of 1 byte, that the device reads
+    ram.write64(RAM_BASE + 8, 1)
+    for number in range(0x1_0001):
+        ram.write16(RAM_BASE + 0x1002, number + 1 & 0xFFFF)
+        assert queue.waiting() == 1
+        queue.chain = None  # as when the one before is done
+        assert queue.next().readable == [(RAM_BASE + 0x3000, 1)]
+    assert queue.seen == 1 and queue.waiting() == 0
+
+
+# interrupts that a write of a CSR lets through
+
+SSI, MTI = 1, 7
+TAKEN = batch(
+    "csrr a1, mcause; csrr a2, mepc; li t0, 0x100000; li t1, 0x5555; sw t1, (t0); j ."
+)
+WRITE_MIE = batch("csrw mie, a0; nop; 1: j 1b")
+BY_SIP = batch("csrs sip, a0; csrr a1, mip; csrr a2, sip; wfi")
+WRITE_MIDELEG = batch("csrw mideleg, a0; nop; 1: j 1b")
+
+
+def run_until_taken(bench: Bench, code: Snippet, a0: int) -> tuple[int, int]:
+    """``(mcause, mepc)`` of the interrupt that comes; without one it spins for ever."""
+    bench.load(TAKEN, VECTOR)
+    bench.w[words.MSTATUS] = 1 << 3  # MIE
+    stop = bench.run(code, a0=a0)
+    assert stop.reason is StopReason.EXIT  # by the finisher: with it pending wfi does not wait
+    return bench.reg("a1"), bench.reg("a2") - CODE
+
+
+def test_a_write_of_mie_lets_one_in_at_once(bench: Bench) -> None:
+    bench.hart.set_pending(MTI, True)
+    assert run_until_taken(bench, WRITE_MIE, 1 << MTI) == (1 << 63 | MTI, 4)
+
+
+def test_a_write_of_mideleg_lets_one_in_at_once(bench: Bench) -> None:
+    """It was S's, which M does not take; now it is M's own."""
+    bench.w[words.MIDELEG] = bench.w[words.MIE] = 1 << SSI
+    bench.hart.set_pending(SSI, True)
+    assert run_until_taken(bench, WRITE_MIDELEG, 0) == (1 << 63 | SSI, 4)
+
+
+def test_sip_writes_only_what_is_delegated(inside: Bench) -> None:
+    """Section 12.1.3: SSIP can be written through sip where mideleg delegates it."""
+    for delegated in (0, 1 << SSI):
+        inside.w[words.MIDELEG] = delegated
+        inside.hart.set_pending(SSI, False)
+        inside.run(BY_SIP, a0=1 << SSI)
+        assert inside.reg("a1") == inside.reg("a2") == delegated
