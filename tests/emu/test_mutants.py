@@ -189,9 +189,7 @@ def test_running_numbers_of_a_queue_have_16_bits() -> None:
 # interrupts that a write of a CSR lets through
 
 SSI, MTI = 1, 7
-TAKEN = batch(
-    "csrr a1, mcause; csrr a2, mepc; li t0, 0x100000; li t1, 0x5555; sw t1, (t0); j ."
-)
+TAKEN = batch("csrr a1, mcause; csrr a2, mepc; li t0, 0x100000; li t1, 0x5555; sw t1, (t0); j .")
 WRITE_MIE = batch("csrw mie, a0; nop; 1: j 1b")
 BY_SIP = batch("csrs sip, a0; csrr a1, mip; csrr a2, sip; wfi")
 WRITE_MIDELEG = batch("csrw mideleg, a0; nop; 1: j 1b")
