@@ -70,6 +70,17 @@ def test_a_disk_of_either_version(
     assert text.replace("\r", "") == seen
 
 
+@pytest.mark.parametrize("way", ["inside", "qemu"])
+def test_a_driver_of_version_1_may_forget_driver_ok(way: str, disk: Path, tmp_path: Path) -> None:
+    source = Path(__file__).with_name("virtio_guest.c").read_text()
+    path = compiled(build.BARE, source.replace("REGISTER(0x70) = 15;", ""))
+    if way == "qemu":
+        text = run_qemu(path, tmp_path, {}, *qemu_disk(disk, legacy=True))
+    else:
+        text = run_ours(way, path, {}, [DiskImage(disk, "cow")], slots=[0], virtio_legacy=True)
+    assert text.replace("\r", "") == LEGACY
+
+
 def slot(offset: int, expected: int | None, size: int = 4, number: int = 0) -> object:
     return read(VIRTIO[number] + offset, expected, size)
 
