@@ -78,9 +78,17 @@ def load_bare(board: VirtBoard, path: Path) -> None:
 
 
 def run_ours(
-    way: str, path: Path, extra: dict[int, bytes], disks: Sequence[DiskImage] = (), **board: object
+    way: str,
+    path: Path,
+    extra: dict[int, bytes],
+    disks: Sequence[DiskImage] = (),
+    typed: bytes = b"",
+    **board: object,
 ) -> str:
-    """What a bare guest prints on our board; ``extra`` is put into RAM, by PA."""
+    """What a bare guest prints on our board; ``extra`` is put into RAM, by PA.
+
+    ``typed`` waits at the UART from the beginning.
+    """
     output = bytearray()
     machine = VirtBoard(
         RAM_SIZE, output.extend, disks, way == "deterministic",
@@ -90,6 +98,7 @@ def run_ours(
         load_bare(machine, path)
         for pa, data in extra.items():
             machine.ram.write(pa, data)
+        machine.uart.receive(typed)
         stop = machine.run()
         assert stop.reason is StopReason.EXIT, stop
     finally:
@@ -97,18 +106,20 @@ def run_ours(
     return output.decode("latin-1")
 
 
-def run_qemu(path: Path, folder: Path, extra: dict[int, bytes], *arguments: str) -> str:
+def run_qemu(
+    path: Path, folder: Path, extra: dict[int, bytes], *arguments: str, typed: bytes = b""
+) -> str:
     """What a bare guest prints on QEMU's board."""
     if QEMU is None:
         pytest.skip("qemu-system-riscv64 is not installed")
     command = [QEMU, "-M", "virt", "-m", "64M", "-bios", "none", "-kernel", str(path)]
-    command += ["-display", "none", "-monitor", "none", "-serial", f"file:{folder}/serial"]
+    command += ["-display", "none", "-monitor", "none", "-serial", "stdio"]
     for pa, data in extra.items():
         file = folder / f"{pa:x}.bin"
         file.write_bytes(data)
         command += ["-device", f"loader,file={file},addr={pa:#x},force-raw=on"]
-    subprocess.run([*command, *arguments], check=True, capture_output=True)
-    return (folder / "serial").read_text("latin-1")
+    done = subprocess.run([*command, *arguments], check=True, capture_output=True, input=typed)
+    return done.stdout.decode("latin-1")
 
 
 def check(

@@ -189,3 +189,51 @@ def test_a_sender_that_never_reads_iir(way: str, tmp_path: Path) -> None:
     path = compiled(build.BARE, SENDER)
     text = run_qemu(path, tmp_path, {}) if way == "qemu" else run_ours(way, path, {})
     assert text.replace("\r", "") == "sent from the handler\n23"
+
+
+# A driver that reads one byte for each interrupt: it lives on what reading the one says of the
+# next, and answers each byte, so that both causes come together.
+READER = """
+typedef volatile unsigned char *byte_register;
+typedef volatile unsigned int *word_register;
+#define UART ((byte_register)0x10000000)
+#define CLAIM (*(word_register)0x0c200004)
+
+static volatile unsigned interrupts, received;
+
+__attribute__((aligned(4), interrupt("machine"))) static void handle(void) {
+    unsigned source = CLAIM;
+    interrupts++;
+    if (UART[5] & 1) {
+        UART[0] = UART[0];
+        received++;
+    }
+    CLAIM = source;
+}
+
+int main(void) {
+    *(word_register)(0x0c000000 + 4 * 10) = 1;
+    *(word_register)0x0c002000 = 1 << 10;
+    *(word_register)0x0c200000 = 0;
+    __asm__ volatile("csrw mtvec, %0" : : "r"(handle));
+    __asm__ volatile("csrs mie, %0" : : "r"(1 << 11));
+    UART[1] = IER;
+    __asm__ volatile("csrsi mstatus, 8");
+    while (received < 40) __asm__ volatile("wfi");
+    __asm__ volatile("csrci mstatus, 8");
+    return interrupts > 120;
+}
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("enabled", [1, 3])
+def test_a_reader_of_one_byte_an_interrupt(enabled: int, way: str, tmp_path: Path) -> None:
+    """40 bytes are there before it looks; with THRI on each answer is an interrupt as well."""
+    path = compiled(build.BARE, READER.replace("IER", str(enabled)))
+    typed = bytes(range(48, 88))
+    if way == "qemu":
+        text = run_qemu(path, tmp_path, {}, typed=typed)
+    else:
+        text = run_ours(way, path, {}, typed=typed)
+    assert text == typed.decode()
