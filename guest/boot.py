@@ -7,6 +7,7 @@ goes to real firmware, or to a kernel that wants M-mode for itself.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,14 +30,15 @@ from firmware.sbi import Sbi
 from guest import kernel_image, user_file
 from guest.kernel_image import KernelImage
 from guest.outcome import UsageError
-from guest.placement import Initrd, Placement, place
+from guest.placement import DTB_SIZE_MAX, Initrd, Placement, place
 
 if TYPE_CHECKING:  # imported by those who load or save a snapshot
     from emu.debug import snapshot
 
 BIOS_PYTHON, BIOS_NONE = "python", "none"
 _RNG_SEED_SIZE = 32  # bytes, as QEMU gives them
-_SYSTEM_MAP_SIZE_MAX = 256 << 20  # bytes; Debian's has 6 MiB
+# A System.map of Debian's has 6 MiB and 170,000 lines; each line costs some 200 bytes here.
+_SYSTEM_MAP_SIZE_MAX, _SYMBOLS_MAX, _NAME_SIZE_MAX = 64 << 20, 1 << 20, 4096
 
 
 class Disk(NamedTuple):
@@ -154,7 +156,7 @@ def _read(options: BootOptions) -> _Images:
     initrd = options.initrd_data
     if options.initrd is not None:
         initrd = user_file.read(options.initrd, size)
-    blob = None if options.dtb is None else user_file.read(options.dtb, size)
+    blob = None if options.dtb is None else user_file.read(options.dtb, min(size, DTB_SIZE_MAX))
     return _Images(kernel, firmware, initrd, blob)
 
 
@@ -276,17 +278,21 @@ def read_system_map(path: Path, kinds: str = "tTwW") -> list[tuple[int, int, str
     Raises UsageError for a file that is none of these, UserFileError for one that cannot be
     read.
     """
-    lines = user_file.read(path, _SYSTEM_MAP_SIZE_MAX).decode(errors="replace").splitlines()
     found = []
-    for number, line in enumerate(lines, 1):
-        words = line.split()
+    for number, line in enumerate(io.BytesIO(user_file.read(path, _SYSTEM_MAP_SIZE_MAX)), 1):
+        if number > _SYMBOLS_MAX:
+            raise UsageError(f"{path}: more than {_SYMBOLS_MAX} lines of symbols")
+        words = line.split(maxsplit=3)
         if not words:
             continue
         try:
-            va, kind, name = int(words[0], 16), words[1], words[2]
+            va, kind, name = int(words[0], 16), words[1].decode(), words[2].decode()
+            if not 0 <= va < 1 << 64 or len(name) > _NAME_SIZE_MAX:
+                raise ValueError
         except (ValueError, IndexError):
+            text = line[:60].decode(errors="replace")
             raise UsageError(
-                f"{path}:{number}: not a line of symbols (address, type, name): {line[:60]!r}"
+                f"{path}:{number}: not a line of symbols (address, type, name): {text!r}"
             ) from None
         if kind in kinds:
             found.append((va, 0, name))

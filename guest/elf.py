@@ -16,6 +16,7 @@ from emu.paging import PAGE_SIZE
 _MAGIC = b"\x7fELF"
 _EM_RISCV = "EM_RISCV"
 _R_RISCV_NONE, _R_RISCV_RELATIVE = 0, 3
+_SHF_COMPRESSED = 0x800
 _SEGMENTS_MAX = 256
 _SECTIONS_MAX = 1 << 16
 _VA_MAX = 1 << 64
@@ -393,5 +394,7 @@ def _modinfo(file: Any) -> list[str]:
     section = file.get_section_by_name(".modinfo")
     # Its size is only believed where the file has the bytes.
     if section is None or section["sh_type"] != "SHT_PROGBITS":
+        return []
+    if section["sh_flags"] & _SHF_COMPRESSED:  # nobody does; it could be of any size
         return []
     return [t.decode("utf-8", "replace") for t in section.data().split(b"\0") if t]
