@@ -89,8 +89,18 @@ def bios_of(guests: Guests, name: str) -> str | Path:
     return {"dynamic": guests.opensbi_dynamic, "jump": guests.opensbi_jump}.get(name, name)
 
 
-@pytest.mark.parametrize("bios", ["python", "dynamic"])
-@pytest.mark.parametrize(("words", "mode"), [("no4lvl", 8), ("no5lvl", 9), ("", 10)])
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("bios", ["python", pytest.param("dynamic", marks=_SLOW)])
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        pytest.param("no4lvl", 8, marks=_SLOW),
+        pytest.param("no5lvl", 9, marks=_SLOW),
+        ("", 10),
+    ],
+)
 def test_linux_to_a_shell_and_a_session(
     guests: Guests, tmp_path: Path, bios: str, words: str, mode: int
 ) -> None:
@@ -108,6 +118,7 @@ def test_linux_to_a_shell_and_a_session(
     assert disk.read_bytes() == data, "the image itself was written"
 
 
+@pytest.mark.slow
 def test_a_read_only_disk(guests: Guests, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     data = pattern_disk(disk)
@@ -132,6 +143,7 @@ def test_linux_drives_virtio_of_version_1(guests: Guests, tmp_path: Path) -> Non
     assert blk.read(4, 4) == 1
 
 
+@pytest.mark.slow
 def test_opensbi_fw_jump_goes_on_to_linux(guests: Guests) -> None:
     script = Script([Step(b"OpenSBI v"), Step(b"Boot HART MEDELEG"), *boot_steps()])
     with machine(script, linux(guests, bios=guests.opensbi_jump)) as run:
@@ -148,6 +160,7 @@ def test_opensbi_as_elf_to_its_banner_and_the_next_stage(guests: Guests) -> None
     assert script.passed, script.missing()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bios", ["python", "dynamic"])
 def test_uboot_its_commands_and_linux_from_the_disk(
     guests: Guests, tmp_path: Path, bios: str
@@ -163,6 +176,7 @@ def test_uboot_its_commands_and_linux_from_the_disk(
     assert stop.reason is StopReason.EXIT
 
 
+@pytest.mark.slow
 def test_two_deterministic_runs_are_the_same(guests: Guests, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     data = pattern_disk(disk)
@@ -196,6 +210,7 @@ def test_json_takes_piped_input_too(guests: Guests) -> None:
     assert "\n42\r\n" in told["console"].replace("\r\r", "\r")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("guests")
 def test_linux_on_the_public_way() -> None:
     """Where the engine's insides cannot be had: slower, and all there."""

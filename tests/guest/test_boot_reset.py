@@ -216,6 +216,7 @@ def test_gdb_stays_with_it(tmp_path: Path) -> None:
     assert out == b"1i2i3i"
 
 
+@pytest.mark.slow
 def test_u_boot_resets() -> None:
     guests = guests_or_skip()
     for bios in ("python", str(guests.opensbi_dynamic)):
@@ -234,6 +235,7 @@ def test_u_boot_resets() -> None:
         assert script.passed, script.missing()
 
 
+@pytest.mark.slow
 def test_linux_reboots() -> None:
     guests_or_skip()
     script = Script(

@@ -211,6 +211,7 @@ def test_sessions_are_possible_scripts() -> None:
         uboot_session(128 << 20, b"", [])
 
 
+@pytest.mark.slow
 def test_linux_session_on_qemu(tmp_path: Path) -> None:
     guests = guests_or_skip()
     disk = pattern_disk(tmp_path / "disk")
@@ -220,6 +221,7 @@ def test_linux_session_on_qemu(tmp_path: Path) -> None:
     assert script.passed, script.missing()
 
 
+@pytest.mark.slow
 def test_uboot_session_on_qemu(tmp_path: Path) -> None:
     guests = guests_or_skip()
     disk = boot_disk_or_skip(tmp_path / "disk")
@@ -230,6 +232,7 @@ def test_uboot_session_on_qemu(tmp_path: Path) -> None:
     assert script.passed, script.missing()
 
 
+@pytest.mark.slow
 def test_uboot_boots_by_itself_on_qemu(tmp_path: Path) -> None:
     guests = guests_or_skip()
     disk = boot_disk_or_skip(tmp_path / "disk")

@@ -445,6 +445,7 @@ def test_guest_traps_and_python_share_one_pool(sequence: list[tuple[object, ...]
     _interleave(sequence, {})
 
 
+@pytest.mark.slow
 @bounded
 @given(
     steps,

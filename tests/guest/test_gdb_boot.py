@@ -63,6 +63,7 @@ def test_the_tiny_kernel_at_source_level(tmp_path: Path) -> None:
     assert "tiny: task 0 exits with 0" in console and "tiny: 61 pages free" in console
 
 
+@pytest.mark.slow
 def test_linux_by_the_addresses_of_its_symbols(tmp_path: Path) -> None:
     """/proc/kallsyms is the running kernel's System.map: break there, walk, go on."""
     guests = guests_or_skip()

@@ -61,8 +61,12 @@ class Linux:
 
 @pytest.fixture(
     scope="module",
-    params=[("sv39", "python"), ("sv48", "opensbi"), ("sv48", "python"), ("sv57", "python")],
-    ids="-".join,
+    params=[
+        pytest.param(("sv39", "python"), id="sv39-python"),
+        pytest.param(("sv48", "opensbi"), id="sv48-opensbi", marks=pytest.mark.slow),
+        pytest.param(("sv48", "python"), id="sv48-python", marks=pytest.mark.slow),
+        pytest.param(("sv57", "python"), id="sv57-python", marks=pytest.mark.slow),
+    ],
 )
 def linux(request: pytest.FixtureRequest) -> Iterator[Linux]:
     mode, bios = MODES[request.param[0]], request.param[1]
@@ -281,6 +285,7 @@ CHANGES: dict[str, tuple[Callable[[Linux], int], Callable[[int], int]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "linux", [("sv57", "python")], ids=["sv57-python"], indirect=True, scope="module"
 )

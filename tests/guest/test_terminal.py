@@ -689,6 +689,7 @@ def test_linux_on_a_terminal(pty: Callable[..., Pty]) -> None:
     assert terminal.mode() == terminal.before
 
 
+@pytest.mark.slow
 def test_a_script_through_a_pipe_to_linux() -> None:
     """All of its lines are done. (What they print is mixed with the terminal's echo.)"""
     guests_or_skip()

@@ -262,7 +262,11 @@ CONFIGS: tuple[dict[str, object], ...] = (
 )
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: "-".join(map(str, c.values())) or "slub")
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(c, marks=[pytest.mark.slow] * ("slub_debug" in c)) for c in CONFIGS],
+    ids=lambda c: "-".join(map(str, c.values())) or "slub",
+)
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.__name__)
 def test_every_single_allocation_fails_once(
     workload: Callable[[World], None], config: dict[str, object]

@@ -243,11 +243,11 @@ def machine(**config: object) -> type:
 
 TestSlub = machine()
 TestSlubDebug = machine(slub_debug="FZPU")
-TestSlubHardened = machine(slab_freelist_hardened=True)
+TestSlubHardened = pytest.mark.slow(machine(slab_freelist_hardened=True))
 TestSlab = machine(slab="slab")
-TestSlabDebug = machine(slab="slab", slub_debug="FZPU")
+TestSlabDebug = pytest.mark.slow(machine(slab="slab", slub_debug="FZPU"))
 TestSlob = machine(slab="slob")
-TestKmemleakRecords = machine(slab="slob", kmemleak=True)
+TestKmemleakRecords = pytest.mark.slow(machine(slab="slob", kmemleak=True))
 
 
 def test_zero_size_pointer() -> None:
