@@ -118,7 +118,7 @@ def test_run_json(pagewalk: Cli) -> None:
     story = json.loads(pagewalk("run", "hello", "x", "--json").stdout)
     assert set(story) == {
         "program", "machine", "exit", "reason", "detail", "where", "console", "log", "fault",
-        "notes", "missing_syscalls",
+        "notes", "missing_syscalls", "bugs",
     }  # fmt: skip
     assert (story["machine"], story["exit"], story["reason"]) == ("kernel", 0, "exit")
     assert story["console"].splitlines()[1] == "argv[1] = x"

@@ -20,6 +20,7 @@ from guest.elf import Elf
 from guest.module import Module
 from guest.shipped import shipped
 from mm.addrspace import MODULES_END, MODULES_VADDR
+from mm.errors import CheckError
 from mm.gfp import GFP_HIGHMEM, GFP_KERNEL, ZoneType
 
 Machines = Callable[..., Kernel]
@@ -689,7 +690,8 @@ def test_a_left_overrun_is_reported(debug: Kernel) -> None:
     calls = Calls(debug)
     va = debug.mm.kmalloc(96)
     assert va is not None
-    calls("store8", va - 1, 0x41)
+    with pytest.raises(CheckError, match=r"kmalloc-96: Left Redzone .*, 0x41 instead of 0xcc"):
+        calls("store8", va - 1, 0x41)  # done, and seen by the check that follows each call
     debug.mm.kfree(va)
     debug.log += debug.mm.messages
     lines = _report(debug.log, r"BUG kmalloc-96 \(Not tainted\): Left Redzone overwritten")
