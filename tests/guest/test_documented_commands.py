@@ -80,6 +80,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "module.c").write_text(MODULE)
     (tmp_path / "leak.c").write_text(MODULE.replace("kfree(object)", "object = 0"))
     (tmp_path / "mykernel.c").write_text((build.HERE / "supervisor" / "sbi_hello.c").read_text())
+    (tmp_path / "fs.img").write_bytes(bytes(512))
     known = shipped()
     for name, guest in {"test": "uart_hello", "kernel": "uart_hello", "mine": "tiny"}.items():
         (tmp_path / f"{name}.elf").write_bytes(known[guest].read_bytes())
