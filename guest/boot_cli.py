@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -369,9 +370,14 @@ def _refuse_idle(ctx: click.Context) -> None:
 def _find_bios(name: str) -> str | Path:
     if name in (BIOS_PYTHON, BIOS_NONE):
         return name
-    if name == OPENSBI and not Path(name).exists():
+    if Path(name).exists():
+        return Path(name)
+    if name == OPENSBI:
         return Path(_fetched().opensbi_dynamic)
-    return Path(name)
+    near = get_close_matches(name.lower(), (BIOS_PYTHON, BIOS_NONE, OPENSBI), 1)
+    raise UsageError(
+        f"--bios {name}: No such file or directory" + (f"; did you mean {near[0]}?" if near else "")
+    )
 
 
 def _complete_linux(options: BootOptions) -> None:

@@ -34,7 +34,8 @@ class SizeParameter(click.ParamType[int]):
         if size == 0:
             self.fail("a machine without RAM cannot run: give at least one page, 4K")
         if size % 4096:
-            self.fail(f"{value!r} is not a whole number of 4 KiB pages")
+            meant = f": did you mean {match[1]}M?" if not match[2] else ""
+            self.fail(f"{value!r} is not a whole number of 4 KiB pages{meant}")
         if size > 1 << 50:
             self.fail(f"{value!r} is more than 1 PiB")
         return size

@@ -33,6 +33,12 @@ from mm.kernel import Kernel
 from mm.zone import DEFAULT_ZONES, ZoneConfig
 
 _UNITS = {"K": 10, "M": 20, "G": 30}
+# Who looks at a parameter that not all do.
+ALLOCATORS = {
+    "slub_debug": ("slub", "slab"),
+    "slab_nomerge": ("slub", "slab"),
+    "slab_freelist_hardened": ("slub",),
+}
 _FAULTS = ("failslab", "fail_page_alloc")
 
 
@@ -49,12 +55,17 @@ class CommandLine:
     hash_pointers: bool = False
 
 
-def parse(text: str, ram_size: int) -> CommandLine:
-    """Parse a command line for a machine with ``ram_size`` bytes. Raises CommandLineError."""
+def parse(text: str, ram_size: int, slab: str = "slub") -> CommandLine:
+    """Parse a command line for a machine with ``ram_size`` bytes and the allocator ``slab``.
+
+    Raises CommandLineError, also for what that allocator does not look at.
+    """
     found = CommandLine()
     sizes: dict[str, int] = {}
     for word in text.split():
         name, _, value = word.partition("=")
+        if slab not in ALLOCATORS.get(name, (slab,)):
+            raise CommandLineError(f"{word}: {slab.upper()} has nothing of the kind")
         if name == "slub_debug":
             found.config["slub_debug"] = value
         elif name in ("slab_nomerge", "slab_freelist_hardened"):

@@ -11,7 +11,7 @@ from emu.paging import satp_root
 from emu.stop import StopReason
 from emu.tables import size_text
 from emu.walk import Access, Translation, WalkConfig, walk
-from guest.runner import Options, boot_system, find
+from guest.runner import Options, boot_system, find, parse_append
 from guest.system import System
 from mm.errors import CheckError
 
@@ -21,6 +21,7 @@ _MODULE, _PROGRAM = "guest:page_struct", "guest:hello"
 
 def tell(options: Options, say: Callable[[str], None]) -> tuple[int, System]:
     """Boot, run the module and the program, walk one address, check. (status, system)."""
+    parse_append(options)  # what is wrong with it is told before the story begins
     say(f"RV64GC hart in reset at {board.ROM.base:#x}, {size_text(options.ram_size)} of RAM at "
         f"{board.DRAM_BASE:#x}, {options.paging.name}")  # fmt: skip
     system = boot_system(options)

@@ -185,7 +185,9 @@ def read(path: Path) -> bytes:
             if data == _MAGIC:  # else it may be a device, which never ends
                 data += file.read()
     except IsADirectoryError:
-        raise ElfError(f"{path}: is a directory") from None
+        raise ElfError(
+            f"{path}: is a directory; one of sources is a kernel: pagewalk boot"
+        ) from None
     except OSError as e:
         raise ElfError(f"{path}: {e.strerror or e}") from None
     return data

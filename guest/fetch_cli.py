@@ -43,6 +43,14 @@ class _Progress:
             click.echo("\r\x1b[K", nl=False, err=True)
 
 
+def _is_there() -> bool:
+    try:
+        guests(fetch=False)
+    except FetchError:
+        return False
+    return True
+
+
 @click.command("fetch")
 @click.option("--force", is_flag=True, help="Fetch the newest, though there is a set.")
 @click.option(
@@ -79,6 +87,8 @@ def fetch_command(
     system is changed, and root is not needed. They lie in $PAGEWALK_GUESTS, by default
     ~/.cache/pagewalk/guests. Done once; later runs only say where they are.
     """
+    if source and not force and _is_there():
+        raise click.UsageError("--source: there is a set of guests; --force fetches another")
     progress = _Progress()
     try:
         found = guests(force=force, source=source, progress=progress)

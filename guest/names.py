@@ -18,6 +18,8 @@ from guest.user_file import UserFileError
 PREFIX = "guest:"
 FETCHED = ("linux", "u-boot")  # kernels of `pagewalk fetch`, by name
 
+_SUFFIXES = (".elf", ".ko", ".c", ".S")
+_NAMES_MAX = 1000  # of a folder, that are compared with what was typed
 _HEAD_SIZE = 512  # bytes of a file that are looked at
 _ELF_MAGIC, _ET_REL, _ET_DYN = b"\x7fELF", 1, 3
 _IMAGE_MAGIC_AT, _IMAGE_MAGICS = 0x30, (b"RISCV\0\0\0", b"RSC\x05")
@@ -34,10 +36,26 @@ def shipped_guest(name: str) -> Path | None:
 
 
 def near(name: str, command: str = "run") -> str:
-    """A question after the guest whose name is nearest, or nothing."""
+    """A question after what has the nearest name, a guest or a file beside it; or nothing."""
     known = [n for n, path in shipped().items() if command == "run" or not _is_for_run(path)]
-    found = get_close_matches(name.removeprefix(PREFIX), [*known, *FETCHED], 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    wanted = name.removeprefix(PREFIX)
+    path = Path(wanted)
+    choices = {word.lower(): word for word in (*FETCHED, *known)}
+    if not name.startswith(PREFIX) and (beside := _names_in(path.parent)):
+        if "/" in name:
+            choices = {}
+        choices |= {(shown := str(path.parent / file)).lower(): shown for file in beside}
+    if path.suffix in _SUFFIXES and path.stem in known:
+        return f"; did you mean {path.stem}?"
+    found = get_close_matches(str(path).lower(), choices, 1)
+    return f"; did you mean {choices[found[0]]}?" if found else ""
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.is_file())[:_NAMES_MAX]
+    except OSError:
+        return []
 
 
 def _is_for_run(path: Path) -> bool:

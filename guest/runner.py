@@ -37,6 +37,7 @@ _LIBC_HEADER = re.compile(
 _NO_LIBC = """
 there is no C library here: include <pagewalk/user.h>, or build a static program and run that:
 python -m ziglang cc --target=riscv64-linux-musl -static prog.c -o prog"""
+_NO_MAIN = "\na program has a main, a kernel module says module_init"
 FIRMWARE_SIZE = 2 << 20  # bytes at the start of RAM that a kernel leaves alone
 
 
@@ -84,7 +85,7 @@ def _no_such(name: str) -> str:
     if name in names.FETCHED:
         return f"{name}: a kernel of pagewalk fetch, for the whole board: pagewalk boot {name}"
     if "/" in name or Path(name).suffix:
-        return f"{name}: no such file"
+        return f"{name}: no such file{names.near(name)}"
     what = "no guest" if name.startswith(names.PREFIX) else "no such file, and no guest"
     return f"{name}: {what} of that name{names.near(name)} (pagewalk list)"
 
@@ -95,8 +96,12 @@ def _load_file(path: Path, name: str, machine: str | None) -> Elf:
         try:
             return _parse(build.compile_user_file(path, machine), name, machine)
         except build.BuildError as e:
-            hint = _NO_LIBC if _LIBC_HEADER.search(str(e)) else ""
-            raise UsageError(f"{name}: {e}{hint}") from None
+            text = str(e)
+            hint = _NO_LIBC if _LIBC_HEADER.search(text) else ""
+            hint += _NO_MAIN if "undefined symbol: main\n" in text else ""
+            if not text.startswith(f"{name}:"):
+                text = f"{name}: {text}"
+            raise UsageError(text + hint) from None
         except OSError as e:
             raise UsageError(f"{name}: {e.strerror or e}") from None
     if why := names.not_to_run(path, name):
@@ -229,12 +234,18 @@ def _run_on_kernel(elf: Elf, arguments: Sequence[str], options: Options) -> tupl
     return outcome, system
 
 
+def parse_append(options: Options) -> cmdline.CommandLine:
+    """The kernel command line that was given. Raises CommandLineError."""
+    slab = str(options.config.get("slab", "slub"))
+    return cmdline.parse(options.append, options.ram_size, slab)
+
+
 def boot_system(options: Options, arm: bool = True) -> System:
     """The kernel machine, booted, with the trace that was asked for.
 
     Without ``arm`` no fault is injected before `arm_faults` is called.
     """
-    command_line = cmdline.parse(options.append, options.ram_size)
+    command_line = parse_append(options)
     system = System(
         options.ram_size,
         options.paging,
@@ -258,5 +269,5 @@ def boot_system(options: Options, arm: bool = True) -> System:
 
 def arm_faults(system: System, options: Options) -> None:
     """Begin to inject the faults that the kernel command line asks for."""
-    for action in cmdline.parse(options.append, options.ram_size).after_boot:
+    for action in parse_append(options).after_boot:
         action(system.kernel)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import Result
 
 from emu.paging import MODES
+from guest.cmdline import ALLOCATORS
 from guest.proc_cli import SLABS, VIEWS
 from guest.shipped import shipped
 
@@ -103,11 +104,16 @@ def test_the_whole_grid(pagewalk: Cli, slab: str, paging: str, access: str) -> N
 @pytest.mark.parametrize("parameter", PARAMETERS)
 @pytest.mark.parametrize("slab", SLABS)
 def test_every_kernel_parameter(pagewalk: Cli, slab: str, parameter: str) -> None:
+    if slab not in ALLOCATORS.get(parameter.partition("=")[0], SLABS):
+        result = pagewalk("run", "--slab", slab, "--append", parameter)
+        assert result.exit_code == 2 and "has nothing of the kind" in result.stderr
+        return
     for name in ("", *ON_THE_KERNEL):
         if name in MISTAKES:
             continue
         arguments = [name] if name else []
-        result = pagewalk("run", *arguments, "--slab", slab, "--append", parameter)
+        options = ("--slab", slab, "--append", parameter, "--then", "check")
+        result = pagewalk("run", *arguments, *options)
         runs(result, WITHOUT_ARGUMENT.get(name, 0), name)
 
 

@@ -391,7 +391,7 @@ def test_a_compilers_errors_are_shown(pagewalk: Cli, tmp_path: Path) -> None:
     path.write_text("int main(void) { return undeclared; }\n")
     result = pagewalk("run", path)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"pagewalk: {path}: ")
+    assert result.stderr.startswith(f"pagewalk: {path}:1:25: error: ")
     assert "use of undeclared identifier 'undeclared'" in result.stderr
     path.write_text("void helper(void) {}\n")
     result = pagewalk("run", path)

@@ -67,6 +67,19 @@ def image() -> bytes:
         ("boot tiny --bois none", "--bios"),
         ("proc", "Missing argument 'NAME'. Choose from: buddyinfo, "),
         ("run hello --then", "run: Option '--then' requires an argument"),
+        ("run hello.elf", "hello.elf: no such file; did you mean hello?"),
+        ("run hello_module.c", "did you mean hello_module?"),
+        ("run prg.c", "prg.c: no such file; did you mean prog.c?"),
+        ("run ./prg.c", "did you mean prog.c?"),
+        ("run HELLO", "did you mean hello?"),
+        ("boot TINY", "did you mean tiny?"),
+        ("boot prg.c", "did you mean prog.c?"),
+        (
+            "boot tiny --bios opensb",
+            "--bios opensb: No such file or directory; did you mean opensbi?",
+        ),
+        ("run hello --ram 64", "'64' is not a whole number of 4 KiB pages: did you mean 64M?"),
+        ("run .", "is a directory; one of sources is a kernel: pagewalk boot"),
         ("walk hello", "'hello' is no hexadecimal address"),
     ],
 )
@@ -161,6 +174,10 @@ def test_a_program_for_a_c_library(pagewalk: Cli, folder: Path) -> None:
     done = pagewalk("run", "prog.c")
     assert done.exit_code == 2
     assert "there is no C library here: include <pagewalk/user.h>" in done.stderr
+    assert done.stderr.startswith("pagewalk: prog.c:1:10: fatal error")
+    (folder / "empty.c").write_text("\n")
+    done = pagewalk("run", "empty.c")
+    assert done.exit_code == 2 and "a program has a main, a kernel module says" in done.stderr
 
 
 def test_a_kernel_that_wants_the_board(pagewalk: Cli, folder: Path) -> None:
@@ -223,6 +240,9 @@ def test_what_is_text(head: bytes, expected: bool) -> None:
         ("compare fifo --write x --json", "--json: --write only writes the trace"),
         ("compare fifo --write x --slab slob", "--slab: --write only"),
         ("compare fifo --write x --ram 8M", "--ram: --write only"),
+        ("run --slab slob --append slub_debug", "slub_debug: SLOB has nothing of the kind"),
+        ("run --slab slob --append slab_nomerge", "slab_nomerge: SLOB has nothing"),
+        ("run --slab slab --append slab_freelist_hardened", "SLAB has nothing of the kind"),
         ("boot tiny --seed 3", "--seed: without --deterministic"),
         ("boot tiny --dump-dtb x --timeout 3", "--timeout: --dump-dtb ends before"),
         ("boot tiny --dump-dtb x --gdb 0", "--gdb: --dump-dtb ends before"),
