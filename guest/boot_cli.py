@@ -360,11 +360,24 @@ def _refuse_idle(ctx: click.Context) -> None:
     """Raise UsageError for an option that would do nothing beside the others."""
     given = ctx.params
     if given["load"] is not None:
-        refuse_idle(ctx, _OF_NEW_MACHINE, "--load goes on from a snapshot, which has its own")
+        # Its own RAM may be named: who does so means it, see `guest.boot.resume`.
+        own = _has_ram(given["load"], given["ram_size"])
+        names = [name for name in _OF_NEW_MACHINE if not (own and name == "ram_size")]
+        refuse_idle(ctx, names, "--load goes on from a snapshot, which has its own")
     if given["dump_dtb"] is not None:
         refuse_idle(ctx, _OF_RUN, "--dump-dtb ends before the machine runs")
     if not given["deterministic"]:
         refuse_idle(ctx, ["seed"], "without --deterministic, randomness is the host's")
+
+
+def _has_ram(path: Path, size: int) -> bool:
+    """Whether the snapshot at ``path`` is of a machine with ``size`` bytes of RAM."""
+    from emu.debug import snapshot
+
+    try:
+        return snapshot.ram_size_of(path) == size
+    except snapshot.SnapshotError:  # told when it is loaded
+        return False
 
 
 def _find_bios(name: str) -> str | Path:

@@ -195,6 +195,8 @@ def _check_board(machine: Machine, reader: Reader, parts: Mapping[str, Part]) ->
                 f"Python held the levels {header['levels']} of that machine, {levels} of this"
             )
         devices = {(d.name, d.base) for d in machine.devices}
+        # A board of before may not have had them, and there is nothing that they miss.
+        stateless = {(d.name, d.base) for d in machine.devices if not d.state()}
         for entry in header["devices"]:
             saved.fields(entry, "name", "base", "state")
         have = [
@@ -202,9 +204,9 @@ def _check_board(machine: Machine, reader: Reader, parts: Mapping[str, Part]) ->
         ]
         for name, base in sorted(set(have) - devices):
             raise ValueError(f"the machine has no device {name} at {base:#x}")
-        for name, base in sorted(devices - set(have)):
+        for name, base in sorted(devices - stateless - set(have)):
             raise ValueError(f"it knows nothing of the device {name} at {base:#x}")
-        if len(have) != len(devices):
+        if len(have) != len(set(have)):
             raise ValueError("it holds a device twice")
         if header["parts"].keys() != parts.keys():
             raise ValueError(f"it holds the parts {sorted(header['parts'])}, not {sorted(parts)}")

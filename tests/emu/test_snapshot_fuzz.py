@@ -178,6 +178,7 @@ def plain(state: dict[str, Any]) -> str:
     for name in WARL:
         kept["hart"].pop(name, None)
     now = kept["clock"]["now"]
+    kept["devices"] = [device for device in kept["devices"] if device["state"]]
     for device in kept["devices"]:
         fields = device["state"]
         if device["name"] == "uart":  # what waits is moved into the FIFO as there is room

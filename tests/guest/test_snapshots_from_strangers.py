@@ -119,6 +119,8 @@ def test_ram_that_the_host_has_not(pagewalk: Cli, saved: bytes, tmp_path: Path) 
     assert f"say --ram {size >> 20}M" in line
     meant = pagewalk("boot", "--load", path, "--ram", f"{size >> 20}M", "--timeout", "0.1")
     assert meant.exit_code == 124, meant.output
+    other = pagewalk("boot", "--load", path, "--ram", "64M", "--timeout", "60")
+    assert "--load goes on from a snapshot" in refused(other)
     for look in LOOKS:  # nothing runs, and nothing is as large as it says
         assert "translation is off" in refused(pagewalk(*look, "--load", path))
 
@@ -131,6 +133,7 @@ def test_a_snapshot_of_before(pagewalk: Cli, saved: bytes, tmp_path: Path) -> No
         for name in ("wires", "written", "menvcfg", "senvcfg", "stimecmp"):
             del hart[name]
         hart |= {"pending": 0, "mscounteren": 0}
+        header["devices"] = [d for d in header["devices"] if not d["name"].startswith("pci")]
         for device in header["devices"]:
             state = device["state"]
             if device["name"] == "plic":
