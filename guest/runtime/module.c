@@ -103,16 +103,12 @@ char *kasprintf(gfp_t flags, const char *format, ...)
     return text;
 }
 
-struct new_utsname *utsname(void)
-{
-    static struct new_utsname name = {.sysname = "Linux",
-                                      .nodename = "pagewalk",
-                                      .release = UTS_RELEASE,
-                                      .version = "#1 pagewalk",
-                                      .machine = "riscv64",
-                                      .domainname = "(none)"};
-    return &name;
-}
+struct uts_namespace init_uts_ns = {.name = {.sysname = "Linux",
+                                             .nodename = "pagewalk",
+                                             .release = UTS_RELEASE,
+                                             .version = "#1 pagewalk",
+                                             .machine = "riscv64",
+                                             .domainname = "(none)"}};
 
 /* The words behind the module's name, put here when it is loaded: as they were typed, and apart,
  * for parameters that point into them. */

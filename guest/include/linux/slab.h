@@ -12,6 +12,7 @@
 /* What makes no difference here. */
 #define SLAB_TYPESAFE_BY_RCU 0u
 #define SLAB_MEM_SPREAD 0u
+#define SLAB_NOTRACK 0u
 #define SLAB_TEMPORARY SLAB_RECLAIM_ACCOUNT
 
 #define KMALLOC_MAX_SIZE (1ul << (PAGE_SHIFT + MAX_PAGE_ORDER))

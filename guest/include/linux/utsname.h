@@ -13,7 +13,12 @@ struct new_utsname {
 };
 
 /* What uname -a says. */
-struct new_utsname *utsname(void);
+struct uts_namespace {
+    struct new_utsname name;
+};
+
+extern struct uts_namespace init_uts_ns;
+#define utsname() (&init_uts_ns.name)
 #define init_utsname() utsname()
 
 #endif
