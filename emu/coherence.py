@@ -5,34 +5,36 @@ was fetched through. A store through another mapping of the same frame (Linux pa
 through a fixmap; a page that was code is used again and filled through the direct map) leaves
 the old translation in place, and `fence.i` changes nothing about that.
 
-So the first time that code is translated in a chunk of physical memory, an inert hook is
-bound to that chunk: the engine then takes its slow way for each store to it, whatever the
-mapping, and that way looks for translated code. Chunks without code keep their fast stores.
+So the first time that code is translated in a page of physical memory, an inert hook is
+bound to that page: the engine then takes its slow way for each store to it, whatever the
+mapping, and that way looks for translated code. Pages without code keep their fast stores.
 
-A kernel that is written in Python needs none of this: it knows when a frame becomes code.
+Each refill of the TLB looks through all hooks, so there are few: a guest whose code lies in
+many places gets hooks that cover what lies between them, too. Linux's boot made 173 hooks of
+64 KiB each without that and took 3.6 s, 17 hooks and 2.2 s with it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import unicorn.unicorn_const as ucc
 
-from emu import inside, words
+from emu import inside, insn, words
 from emu.csr import Priv
-from emu.paging import PAGE_SHIFT
+from emu.paging import PAGE_SHIFT, PAGE_SIZE
 from emu.ram import sparse
 from emu.walk import Access, Refusal
 
 if TYPE_CHECKING:
     from emu.hart import Hart
 
-_CHUNK_SHIFT = 16
-_CHUNK = 1 << _CHUNK_SHIFT  # bytes
-# Each refill of the TLB looks through all hooks: one hook covers chunks that lie this near
-# to each other. Linux's boot made 173 hooks without it and took 3.6 s, 17 and 2.2 s with it.
-_NEAR = 512 << 10  # bytes
+_M64 = (1 << 64) - 1
+_EXTENTS_MAX = 16
+# What an extent grows by, once there are that many: each time costs the TLB.
+_GROWS_BY = 64 << 10  # bytes
 
 
 @dataclass(slots=True)
@@ -51,18 +53,26 @@ class Coherence:
         self._hart = hart
         self._extents: list[_Extent] = []
         self._inert = inside.MEM_CB(lambda *_: False)
-        # A byte for each chunk of RAM, not 0: code there is watched. Linux's boot makes 65,000
+        # A byte for each page of RAM, not 0: code there is watched. Linux's boot makes 65,000
         # blocks, and calls Python for some hundred of them.
-        self._seen = sparse(-(-hart.ram.size >> _CHUNK_SHIFT))
+        self._seen = sparse(-(-hart.ram.size >> PAGE_SHIFT))
         edge = inside.EDGE_CB(self._on_block)
         hart.callbacks.extend((self._inert, edge))
-        callback, data = hart.access.new_block_hook(hart.ram.base, self._seen, _CHUNK_SHIFT, edge)
+        callback, data = hart.access.new_block_hook(hart.ram.base, self._seen, PAGE_SHIFT, edge)
         inside.hook(hart.uc, ucc.UC_HOOK_EDGE_GENERATED, callback, data=data)
         hart.access.speed_bare_stores()
 
     def holds_code(self, pa: int, size: int) -> bool:
         """Whether any of ``[pa, pa + size)`` lies where code has been translated."""
         return any(e.first < pa + size and pa < e.end for e in self._extents)
+
+    def enters(self, va: int) -> None:
+        """The engine is about to start at ``va``: of the block that it starts with, if that is
+        new, it does not tell."""
+        self._see(va)
+        last = va | PAGE_SIZE - 2
+        if insn.length(self._hart.fetch16(last) or 0) == 4:  # it may go on in the next page
+            self._see(last + 2 & _M64)
 
     def _on_block(self, _uc: int, block: int, _previous: int, _data: int) -> None:
         try:
@@ -86,22 +96,55 @@ class Coherence:
             if isinstance(result, Refusal):
                 return
             pa = va if result is None else result.pa
+        ram = hart.ram
+        if ram.contains(pa) and self._seen[pa - ram.base >> PAGE_SHIFT]:
+            return
         if not any(extent.first <= pa < extent.end for extent in self._extents):
-            self._watch(pa & -_CHUNK)
-        if hart.ram.contains(pa):
-            self._seen[pa - hart.ram.base >> _CHUNK_SHIFT] = 1
+            self._watch(pa & -PAGE_SIZE)
+        self._saw(pa & -PAGE_SIZE, PAGE_SIZE)
+
+    def _saw(self, first: int, size: int) -> None:
+        """All code in ``size`` bytes at ``first`` (PA, whole pages) is watched."""
+        ram = self._hart.ram
+        begin, end = max(first, ram.base), min(first + size, ram.end)
+        if begin < end:
+            page, count = begin - ram.base >> PAGE_SHIFT, end - begin >> PAGE_SHIFT
+            self._seen[page : page + count] = b"\1" * count
 
     def _watch(self, first: int) -> None:
-        """Make stores to the chunk at ``first`` (PA) slow."""
-        hart, end = self._hart, first + _CHUNK
-        extent = next(
-            (e for e in self._extents if first - _NEAR <= e.end and e.first <= end + _NEAR), None
-        )
-        if extent is None or not hart.access.in_place:
-            kind = ucc.UC_HOOK_MEM_WRITE_UNMAPPED
-            handle = inside.hook(hart.uc, kind, self._inert, first, end - 1)
-            self._extents.append(_Extent(handle, first, end))
+        """Make stores to the page at ``first`` (PA) slow."""
+        if not self._hart.access.in_place:
+            first &= -_GROWS_BY
+            self._add(first, first + _GROWS_BY)
+        elif len(self._extents) < _EXTENTS_MAX:
+            self._add(first, first + PAGE_SIZE)
         else:
-            extent.first, extent.end = min(extent.first, first), max(extent.end, end)
-            inside.grow_hook(extent.handle, self._inert, extent.first, extent.end - 1)
-        hart.access.flush_tlb()  # entries made before take the fast way
+            self._make_room(first)
+        self._hart.access.flush_tlb()  # entries made before take the fast way
+
+    def _add(self, first: int, end: int) -> None:
+        kind = ucc.UC_HOOK_MEM_WRITE_UNMAPPED
+        handle = inside.hook(self._hart.uc, kind, self._inert, first, end - 1)
+        self._extents.append(_Extent(handle, first, end))
+
+    def _make_room(self, first: int) -> None:
+        """Cover the page by what is there: of all gaps, the smallest is closed.
+
+        That is the one to the nearest extent, which grows, or one between two others, of which
+        one takes all and the other is free for the page.
+        """
+        extents = sorted(self._extents, key=lambda extent: extent.first)
+        nearest = min(extents, key=lambda e: max(e.first - first, first - e.end))
+        left, right = min(pairwise(extents), key=lambda pair: pair[1].first - pair[0].end)
+        to_page = max(nearest.first - first - PAGE_SIZE, first - nearest.end)
+        if to_page > right.first - left.end:
+            self._move(left, left.first, right.end)
+            self._move(right, first, first + PAGE_SIZE)
+        else:
+            chunk = first & -_GROWS_BY
+            self._move(nearest, min(nearest.first, chunk), max(nearest.end, chunk + _GROWS_BY))
+
+    def _move(self, extent: _Extent, first: int, end: int) -> None:
+        extent.first, extent.end = first, end
+        inside.grow_hook(extent.handle, self._inert, first, end - 1)
+        self._saw(first, end - first)

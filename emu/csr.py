@@ -15,6 +15,7 @@ class Priv(IntEnum):
 
 PRIV_NAMES = {0: "U", 1: "S", 2: "reserved", 3: "M"}
 
+FCSR = 0x003
 # Supervisor
 SSTATUS = 0x100
 SIE = 0x104
@@ -40,6 +41,7 @@ MENVCFG = 0x30A
 MCOUNTINHIBIT = 0x320
 MSCOUNTEREN = 0x321  # privileged spec 1.9
 MINSTRETCFG = 0x322
+MHPMEVENT3 = 0x323
 MSCRATCH = 0x340
 MEPC = 0x341
 MCAUSE = 0x342
@@ -50,6 +52,7 @@ PMPADDR0 = 0x3B0
 TSELECT = 0x7A0
 MCYCLE = 0xB00
 MINSTRET = 0xB02
+MHPMCOUNTER3 = 0xB03
 CYCLE = 0xC00
 TIME = 0xC01
 INSTRET = 0xC02
@@ -90,6 +93,20 @@ SSTATUS_MASK = (
     MSTATUS_SIE | MSTATUS_SPIE | MSTATUS_SPP | MSTATUS_FS | MSTATUS_XS
     | MSTATUS_SUM | MSTATUS_MXR | MSTATUS_UXL | MSTATUS_SD
 )  # fmt: skip
+# What can be written of mstatus; SXL and UXL are 2, and XS and SD are derived.
+MSTATUS_WRITABLE = (
+    MSTATUS_SIE | MSTATUS_MIE | MSTATUS_SPIE | MSTATUS_MPIE | MSTATUS_SPP | MSTATUS_MPP
+    | MSTATUS_FS | MSTATUS_MPRV | MSTATUS_SUM | MSTATUS_MXR | MSTATUS_TVM | MSTATUS_TW
+    | MSTATUS_TSR
+)  # fmt: skip
+
+
+def with_sd(status: int) -> int:
+    """``status`` with SD as FS and XS have it (section 3.1.6.6)."""
+    dirty = status & MSTATUS_FS == MSTATUS_FS or status & MSTATUS_XS == MSTATUS_XS
+    return status | MSTATUS_SD if dirty else status & ~MSTATUS_SD
+
+
 # menvcfg and senvcfg fields (section 3.1.18)
 MENVCFG_FIOM = 1 << 0
 MENVCFG_STCE = 1 << 63
@@ -103,4 +120,8 @@ IRQ_SEI = 9
 IRQ_MEI = 11
 # "decreasing priority order: MEI, MSI, MTI, SEI, SSI, STI" (section 3.1.9)
 IRQ_PRIORITY = (IRQ_MEI, IRQ_MSI, IRQ_MTI, IRQ_SEI, IRQ_SSI, IRQ_STI)
+# Exceptions that can be delegated: all that exist but the ecall from M, which can come from
+# nowhere below it (section 3.1.8).
+MEDELEG_WRITABLE = 0xB3FF
 S_INTERRUPTS = 1 << IRQ_SSI | 1 << IRQ_STI | 1 << IRQ_SEI
+M_INTERRUPTS = 1 << IRQ_MSI | 1 << IRQ_MTI | 1 << IRQ_MEI

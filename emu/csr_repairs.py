@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from emu import csr as CSR
 from emu import words
 from emu.csr import Priv
-from emu.inside import CsrIllegal
+from emu.inside import CsrIllegal, CsrWrite
 
 if TYPE_CHECKING:
     from emu.hart import Hart
@@ -32,25 +32,28 @@ def install(hart: Hart) -> None:
     w = hart.words
     override = hart.access.override_csr
 
-    # mstatus: TW and TSR misplaced; MPP=2 (reserved, WARL) storable.
+    # mstatus: TW and TSR misplaced; MPP=2 (reserved, WARL) and the hypervisor's fields storable;
+    # SD forgotten by writes of fcsr.
     def read_mstatus(original: Original) -> int:
-        value = original()
+        value = CSR.with_sd(original())
         moved = value >> _ENGINE_TW_TSR_SHIFT & 3
         return value & ~(3 << _ENGINE_TW_TSR_SHIFT) | moved << _TW_TSR_SHIFT
 
     def write_mstatus(value: int, perform: Perform) -> None:
         if value & CSR.MSTATUS_MPP == 2 << CSR.MSTATUS_MPP_SHIFT:
             value = value & ~CSR.MSTATUS_MPP | w[words.MSTATUS] & CSR.MSTATUS_MPP
+        value &= CSR.MSTATUS_WRITABLE
         moved = (value & _TW_TSR) >> _TW_TSR_SHIFT
-        perform(value & ~_TW_TSR & ~(3 << _ENGINE_TW_TSR_SHIFT) | moved << _ENGINE_TW_TSR_SHIFT)
+        perform(value & ~_TW_TSR | moved << _ENGINE_TW_TSR_SHIFT)
         hart.present()
 
     override(CSR.MSTATUS, read_mstatus, write_mstatus, "read_mstatus")
 
     # sstatus: UXL reads 0. Its write is a write of some of mstatus's fields.
-    override(
-        CSR.SSTATUS, lambda _original: w[words.MSTATUS] & CSR.SSTATUS_MASK, None, "read_sstatus"
-    )
+    def read_sstatus(_original: Original) -> int:
+        return CSR.with_sd(w[words.MSTATUS]) & CSR.SSTATUS_MASK
+
+    override(CSR.SSTATUS, read_sstatus, None, "read_sstatus")
 
     # satp: a new root or mode under the same ASID does not flush the TLB.
     def write_satp(value: int, perform: Perform) -> None:
@@ -81,13 +84,25 @@ def install(hart: Hart) -> None:
     override(CSR.MIP, None, None, operate=operate_mip)
     override(CSR.SIP, None, None, operate=operate_sip)
 
-    def write_then_present(value: int, perform: Perform) -> None:
-        perform(value)
+    # mie, mideleg, medeleg: bits of the hypervisor extension, and the ecall from M, storable.
+    def writable(mask: int) -> CsrWrite:
+        def write(value: int, perform: Perform) -> None:
+            perform(value & mask)
+            hart.present()
+
+        return write
+
+    override(CSR.MIE, None, writable(CSR.M_INTERRUPTS | CSR.S_INTERRUPTS))
+    override(CSR.MIDELEG, None, writable(CSR.S_INTERRUPTS))
+    override(CSR.MEDELEG, None, writable(CSR.MEDELEG_WRITABLE))
+
+    # sie: a view of mie's delegated bits (section 12.1.3); all of S's could be written.
+    def write_sie(value: int, _perform: Perform) -> None:
+        delegated = w[words.MIDELEG]
+        w[words.MIE] = w[words.MIE] & ~delegated | value & delegated
         hart.present()
 
-    override(CSR.MIE, None, write_then_present)
-    override(CSR.SIE, None, write_then_present)
-    override(CSR.MIDELEG, None, write_then_present)
+    override(CSR.SIE, lambda _original: w[words.MIE] & w[words.MIDELEG], write_sie)
 
     # mucounteren and mscounteren, of version 1.9 of the privileged spec: gone since. (Today the
     # second number is mcyclecfg, by which firmware finds Smcntrpmf.)
@@ -134,6 +149,10 @@ def add_absent(hart: Hart) -> None:
         # There the engine has a CSR at mcyclecfg's number (see `read_absent`), and firmware
         # that finds it writes the next one too.
         hart.added_csrs.add(CSR.MINSTRETCFG, lambda: 0)
+    # mhpmcounter3 to 31 and their events count nothing (section 3.1.10), but can be written.
+    for i in range(29):
+        for first in (CSR.MHPMCOUNTER3, CSR.MHPMEVENT3):
+            hart.added_csrs.add(first + i, lambda: 0)
     # tselect and tdata: reading 0 from all of them says that there are no triggers (debug spec).
     for number in range(CSR.TSELECT, CSR.TSELECT + 4):
         hart.added_csrs.add(number, lambda: 0)

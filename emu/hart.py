@@ -98,7 +98,8 @@ class Hart:
         self._thread = 0
         self._stop: Stop | None = None
         self._error: BaseException | None = None
-        self._undone: tuple[bytes, Callable[[], Stop | None]] | None = None  # see undo
+        # See undo: the words, fcsr, and the task.
+        self._undone: tuple[bytes, int | None, Callable[[], Stop | None]] | None = None
         self.breakpoints: frozenset[int] = frozenset()  # VA, see set_breakpoints
         # Set by a debugger that steps: as if no interrupt were pending.
         self.interrupts_held = False
@@ -152,8 +153,9 @@ class Hart:
         w = self.words
         for i in range(words.GPR, words.FPR):
             w[i] = 0
-        for i in (words.MIDELEG, words.MEDELEG, words.MIE, words.SATP, words.MIP):
-            w[i] = 0
+        kept = (words.MTVEC, words.STVEC)  # the spec leaves them open
+        for i in range(words.MSTATUS, words.COUNT):
+            w[i] = w[i] if i in kept else 0
         w[words.PC] = pc
         w[words.PRIV] = Priv.M
         w[words.LOAD_RES] = _M64
@@ -211,6 +213,8 @@ class Hart:
             value = self._csr_from_words(number)
         if value is None:
             raise HartError(f"CSR {CSR.NAMES.get(number, hex(number))} cannot be read here")
+        if number == CSR.MSTATUS and self.words[words.PRIV] != Priv.M:
+            value &= ~CSR.MSTATUS_MPRV  # the engine clears it late, see `emu.trap.enter`
         return value
 
     def _csr_from_words(self, number: int) -> int | None:
@@ -267,13 +271,14 @@ class Hart:
         Bit 0 of ``va`` means nothing: no instruction begins at an odd address.
         """
         va &= ~1
-        first = self._fetch16(va)
+        first = self.fetch16(va)
         if first is None or insn.length(first) == 2:
             return first
-        second = self._fetch16((va + 2) & _M64)
+        second = self.fetch16((va + 2) & _M64)
         return None if second is None else first | second << 16
 
-    def _fetch16(self, va: int) -> int | None:
+    def fetch16(self, va: int) -> int | None:
+        """The two bytes of code at ``va``, None: unreadable."""
         result = self.walk(va, Access.EXECUTE)
         if isinstance(result, Refusal):
             return None
@@ -367,6 +372,9 @@ class Hart:
             if self._vector_is_gone(record):
                 return
             self._entered = record
+            # Where MPRV is set, MPP says how M-mode's loads are translated, and it changes.
+            if self.words[words.MSTATUS] & CSR.MSTATUS_MPRV and record.target == Priv.M:
+                self.access.flush_tlb()
             trap.enter(self.words, record)
             return
         self.words[words.PC] = record.epc
@@ -500,8 +508,9 @@ class Hart:
         if self._undone is not None:
             return
         self.access.load()
+        fcsr = self.access.csr(CSR.FCSR) if self._in_place else None  # it is in no word
         with self.pending_lock:
-            self._undone = bytes(self.words), task
+            self._undone = bytes(self.words), fcsr, task
             self.present()  # none is taken in what is left of the block
         self.access.deny_memory(True)
         if self._in_place:
@@ -511,7 +520,9 @@ class Hart:
     def _redo(self) -> Stop | None:
         """Back to the state that `undo` saved, and its task."""
         assert self._undone is not None
-        (state, task), self._undone = self._undone, None
+        (state, fcsr, task), self._undone = self._undone, None
+        if fcsr is not None:
+            self.access.csr(CSR.FCSR, fcsr)
         self.words.cast("B")[:] = state
         stop = task()
         self.access.store()
@@ -748,6 +759,8 @@ class Hart:
         if self._counted != bool(count):
             self._counted = bool(count)
             self.access.obey_count(self._counted)
+        if self.coherence is not None:
+            self.coherence.enters(pc)
         return inside.emu_start(self.uc, pc, count)
 
     def _step_over(self, pc: int) -> None:

@@ -322,7 +322,10 @@ class PublicAccess:
     in_place = False
     missing: tuple[str, ...] = (
         "satp writes that change only the root or the mode do not flush the TLB",
-        "sstatus.UXL reads 0, mstatus.TW and TSR are at bits 29 and 30",
+        "sstatus.UXL reads 0, mstatus.TW and TSR are at bits 29 and 30, SD does not follow FS",
+        "a write of sie changes what mideleg does not delegate, and mideleg, medeleg, mie and "
+        "mstatus hold bits of the hypervisor extension",
+        "with MPRV set, an M-mode load and a fetch may use each other's translation",
         "mepc and sepc read as they were written, bit 0 too",
         "mcycle and minstret are read-only",
         "mcounteren and scounteren do not gate time and stimecmp",
@@ -448,11 +451,10 @@ class InsideAccess:
             raise InsideError("uc_struct.memory_mapping is not where it should be")
         if _peek(self._cpu + _CPU_TLB_FILL, 8) != self._tlb_fill:
             raise InsideError("CPUClass.tlb_fill is not where it should be")
-        if native.available():
-            pages = _address(self._physical)
-            native.use_engine(
-                native.Engine(self._tlb_fill, self._pmp_allows, self._set_page, pages, _CPU_ENV)
-            )
+        self._exec_interrupt = _peek(self._cpu + _CPU_EXEC_INTERRUPT, 8)
+        if self._exec_interrupt != _address(_lib.riscv_cpu_exec_interrupt_riscv64):
+            raise InsideError("CPUClass.cpu_exec_interrupt is not where it should be")
+        self._use_native_code()
         self._memory_mapping = C.c_uint64.from_address(handle + _UC_MEMORY_MAPPING)
         self._mapping = find_mapping, _address(_no_mapping)
         self._cs = C.c_void_p(self._cpu)
@@ -467,6 +469,23 @@ class InsideAccess:
         self._reads: dict[int, CsrRead] = {}
         self._writes: dict[int, CsrWrite] = {}
         self._operations: dict[int, CsrOperate] = {}
+
+    def _use_native_code(self) -> None:
+        if not native.available():
+            return
+        native.use_engine(
+            native.Engine(
+                tlb_fill=self._tlb_fill,
+                pmp_allows=self._pmp_allows,
+                set_page=self._set_page,
+                physical_page=_address(self._physical),
+                exec_interrupt=self._exec_interrupt,
+                tlb_flush=_address(self._tlb_flush),
+                words_at=_CPU_ENV,
+            )
+        )
+        self._exec_interrupt = native.function("exec_interrupt")
+        C.c_uint64.from_address(self._cpu + _CPU_EXEC_INTERRUPT).value = self._exec_interrupt
 
     def _check_exit_request(self, handle: int) -> None:
         found = (
@@ -589,13 +608,12 @@ class InsideAccess:
 
         Takes the place of the function that QEMU's main loop asks whether an interrupt is
         to be taken now, and asks the original. Returns what ends the watch, safe from
-        callbacks too. Raises InsideError when the function is not the one that is known:
-        the layout differs, or another watch is there already.
+        callbacks too. Raises InsideError when another watch is there already.
         """
         at = self._cpu + _CPU_EXEC_INTERRUPT
         original = _peek(at, 8)
-        if original != _address(_lib.riscv_cpu_exec_interrupt_riscv64):
-            raise InsideError("CPUClass.cpu_exec_interrupt is not where it should be")
+        if original != self._exec_interrupt:
+            raise InsideError("somebody watches the interrupts already")
         slot, ask, words = C.c_uint64.from_address(at), _EXEC_INTERRUPT(original), self.words
 
         def exec_interrupt(cpu: int, request: int) -> bool:

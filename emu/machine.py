@@ -62,6 +62,7 @@ class Machine:
         self._quick: list[QuickRegister] = []
         self.ram = Ram(ram_size, board.DRAM_BASE)
         self.hart = Hart(self.ram, access)
+        self.hart.keep_code_coherent()
         self.has_input = False  # whether something outside may wake the hart
         self.clock: Clock
         if deterministic:

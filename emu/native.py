@@ -23,6 +23,8 @@ class Engine(ctypes.Structure):
         ("pmp_allows", ctypes.c_uint64),
         ("set_page", ctypes.c_uint64),
         ("physical_page", ctypes.c_uint64),
+        ("exec_interrupt", ctypes.c_uint64),
+        ("tlb_flush", ctypes.c_uint64),
         ("words_at", ctypes.c_uint64),
     ]
 

@@ -15,6 +15,7 @@ from emu.csr import (
     MSTATUS_MPIE,
     MSTATUS_MPP,
     MSTATUS_MPP_SHIFT,
+    MSTATUS_MPRV,
     MSTATUS_SIE,
     MSTATUS_SPIE,
     MSTATUS_SPP,
@@ -172,6 +173,8 @@ def enter(words: Words, trap: Trap) -> None:
         words[MEPC] = trap.epc
         words[MTVAL] = trap.tval
         status &= ~(MSTATUS_MPP | MSTATUS_MPIE)
+        if trap.priv != Priv.M:  # the return that led there has cleared it (section 3.1.6.3)
+            status &= ~MSTATUS_MPRV
         status |= trap.priv << MSTATUS_MPP_SHIFT
         if status & MSTATUS_MIE:
             status = status & ~MSTATUS_MIE | MSTATUS_MPIE

@@ -80,7 +80,6 @@ class VirtBoard(Machine):
         found = slots_of([None] * len(disks) if slots is None else slots)
         super().__init__(ram_size, output, access, deterministic=deterministic)
         hart, ram = self.hart, self.ram
-        hart.keep_code_coherent()
         # A generator whose state a snapshot can keep, from the host's randomness.
         self.random = random.Random(seed if deterministic else secrets.randbits(256))
         self.plic = Plic(board.PLIC.base, hart.set_pending)

@@ -71,7 +71,7 @@ def _compiled_kernel(path: Path, name: str) -> bytes | None:
             raise UsageError(why)
         return None
     try:
-        return build.compile_user_file(path, "firmware")
+        return build.compiled(path, "firmware")
     except build.BuildError as e:
         raise UsageError(f"{name}: {str(e).removeprefix(f'{path}: ')}") from None
     except OSError as e:

@@ -260,17 +260,21 @@ def refusal(name: str, source: str, said: str) -> str:
     return f"line {error['line']}: {what}: pagewalk has no {absent} yet; see docs/modules.md"
 
 
-def compile_user_file(source: Path, machine: str | None = None) -> bytes:
+def compiled(source: Path, machine: str | None = None) -> bytes:
     """Compile a user's C or assembly file for a machine; the ELF, which is in no file.
+
+    Raises what `compile_user_file` raises.
+    """
+    with scratch_folders.folder() as folder:
+        return compile_user_file(source, folder, machine).read_bytes()
+
+
+def compile_user_file(source: Path, folder: Path, machine: str | None = None) -> Path:
+    """Compile a user's C or assembly file for a machine; the ELF, in ``folder``.
 
     A folder is an S-mode kernel, see `build_folder`. Raises BuildError with the compiler's
     message, OSError.
     """
-    with scratch_folders.folder() as folder:
-        return _compile_into(folder, source, machine).read_bytes()
-
-
-def _compile_into(folder: Path, source: Path, machine: str | None) -> Path:
     if source.is_dir():
         output = folder / (source.resolve().name + ".elf")
         build_folder(SUPERVISOR, source, output, folder)

@@ -94,7 +94,7 @@ def _load_file(path: Path, name: str, machine: str | None) -> Elf:
     """Raises UsageError, ElfError."""
     if path.suffix in build.SOURCE_SUFFIXES and path.is_file():
         try:
-            return _parse(build.compile_user_file(path, machine), name, machine)
+            return _parse(build.compiled(path, machine), name, machine)
         except build.BuildError as e:
             text = str(e)
             hint = _NO_LIBC if _LIBC_HEADER.search(text) else ""

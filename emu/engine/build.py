@@ -21,6 +21,7 @@ _FLAGS = [
     *("-shared", "-fPIC", "-nostdlib", "-fvisibility=hidden", "-fno-sanitize=all", "-s"),
 ]
 _WORDS = ("PRIV", "MSTATUS", "SATP", "MEPC", "SEPC")
+_FIELDS = ("MSTATUS_FS", "MSTATUS_XS", "MSTATUS_MPRV", "MSTATUS_SD", "SSTATUS_MASK")
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 # By `sys.platform`: zig's target, and the tag of a wheel that holds the library.
 _SYSTEMS = {
@@ -51,7 +52,7 @@ def wheel_platform() -> str:
 
 def _definitions() -> list[str]:
     numbers = {f"WORD_{name}": getattr(words, name) for name in _WORDS}
-    numbers |= {"MSTATUS_MPRV": csr.MSTATUS_MPRV, "SSTATUS_MASK": csr.SSTATUS_MASK}
+    numbers |= {name: getattr(csr, name) for name in _FIELDS}
     return [f"-D{name}={value:#x}ul" for name, value in numbers.items()]
 
 

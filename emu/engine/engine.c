@@ -12,12 +12,10 @@
 
 #define M_MODE 3
 #define PAGE_SIZE 4096
-#define PAGE_READ 1
+#define PAGE_READ 1  // and so are the PMP's privileges
 #define PAGE_WRITE 2
 #define PAGE_EXEC 4
 enum access { LOAD, STORE, FETCH };  // QEMU's MMUAccessType
-#define PMP_READ 1
-#define PMP_WRITE 2
 
 typedef bool fill_function(void *cpu, uint64_t va, int size, int access, int mode, bool probe,
                            uintptr_t from);
@@ -28,6 +26,8 @@ struct engine {
     bool (*pmp_allows)(uint64_t *words, uint64_t pa, uint64_t size, int privileges, uint64_t mode);
     void (*set_page)(void *cpu, uint64_t va, uint64_t pa, int prot, int mode, uint64_t size);
     uint64_t (*physical_page)(void *cpu, uint64_t va);
+    bool (*exec_interrupt)(void *cpu, int request);
+    void (*tlb_flush)(void *cpu);
     uint64_t words_at;
 };
 
@@ -46,15 +46,21 @@ static uint64_t *words_of(void *cpu) {
 #define ENGINE_TW_TSR_SHIFT 29
 #define TW_TSR_SHIFT 21
 
+// SD says that FS or XS is dirty, whoever has made it so; the engine's fcsr writes forget it.
+static uint64_t with_sd(uint64_t status) {
+    bool dirty = (status & MSTATUS_FS) == MSTATUS_FS || (status & MSTATUS_XS) == MSTATUS_XS;
+    return dirty ? status | MSTATUS_SD : status & ~MSTATUS_SD;
+}
+
 EXPORT int read_mstatus(uint64_t *words, int csr, uint64_t *value) {
-    uint64_t status = words[WORD_MSTATUS];
+    uint64_t status = with_sd(words[WORD_MSTATUS]);
     uint64_t moved = status >> ENGINE_TW_TSR_SHIFT & 3;
     *value = (status & ~(3ul << ENGINE_TW_TSR_SHIFT)) | moved << TW_TSR_SHIFT;
     return 0;
 }
 
 EXPORT int read_sstatus(uint64_t *words, int csr, uint64_t *value) {
-    *value = words[WORD_MSTATUS] & SSTATUS_MASK;
+    *value = with_sd(words[WORD_MSTATUS]) & SSTATUS_MASK;
     return 0;
 }
 
@@ -85,17 +91,55 @@ EXPORT void count_block(void *uc, uint64_t va, uint32_t size, struct block_count
 // translated, and each store to a page with X takes its slow way. Here a load or store makes an
 // entry with R and W, if the PMP has no objection; the rest is the engine's.
 
+static bool fill_bare(void *cpu, uint64_t va, int size, int prot, int mode) {
+    if (!engine.pmp_allows(words_of(cpu), va, size, prot, mode))
+        return false;
+    uint64_t page = va & -PAGE_SIZE;
+    engine.set_page(cpu, page, page, prot, mode, PAGE_SIZE);
+    return true;
+}
+
+// M-mode with MPRV set: loads and stores are translated as those of MPP are, fetches are not
+// (section 3.1.6.3). The engine has one entry for both. Here an entry serves fetches or data,
+// so each of the two asks again when the other was the last.
+
+static bool fill_mprv(void *cpu, uint64_t va, int size, int access, int mode, bool probe,
+                      uintptr_t from) {
+    if (access == FETCH && fill_bare(cpu, va, size, PAGE_EXEC, mode))
+        return true;
+    if (!engine.tlb_fill(cpu, va, size, access, mode, probe, from))
+        return false;
+    uint64_t page = va & -PAGE_SIZE, pa = engine.physical_page(cpu, page);
+    if (access != FETCH && pa != -1ul)
+        engine.set_page(cpu, page, pa, PAGE_READ | (access == STORE ? PAGE_WRITE : 0), mode,
+                        PAGE_SIZE);
+    return true;
+}
+
 EXPORT bool tlb_fill(void *cpu, uint64_t va, int size, int access, int mode, bool probe,
                      uintptr_t from) {
     uint64_t *words = words_of(cpu);
-    bool translated = mode == M_MODE ? words[WORD_MSTATUS] & MSTATUS_MPRV
-                                     : words[WORD_SATP] >> 60 != 0;
-    if (access == FETCH || translated
-        || !engine.pmp_allows(words, va, size, PMP_READ | PMP_WRITE, mode))
-        return engine.tlb_fill(cpu, va, size, access, mode, probe, from);
-    uint64_t page = va & -PAGE_SIZE;
-    engine.set_page(cpu, page, page, PAGE_READ | PAGE_WRITE, mode, PAGE_SIZE);
-    return true;
+    if (mode == M_MODE && words[WORD_MSTATUS] & MSTATUS_MPRV)
+        return fill_mprv(cpu, va, size, access, mode, probe, from);
+    bool translated = mode != M_MODE && words[WORD_SATP] >> 60;
+    if (access != FETCH && !translated && fill_bare(cpu, va, size, PAGE_READ | PAGE_WRITE, mode))
+        return true;
+    return engine.tlb_fill(cpu, va, size, access, mode, probe, from);
+}
+
+// In the place of CPUClass.cpu_exec_interrupt, which delivers an interrupt. Below M-mode MPRV is
+// 0: each return there clears it (section 3.1.6.3), which the engine's returns do not. It counts
+// in M-mode alone, so it is enough to clear it on the way in. emu/trap.py does so for the rest.
+
+EXPORT bool exec_interrupt(void *cpu, int request) {
+    uint64_t *words = words_of(cpu), from = words[WORD_PRIV];
+    bool taken = engine.exec_interrupt(cpu, request);
+    if (taken && words[WORD_PRIV] == M_MODE && words[WORD_MSTATUS] & MSTATUS_MPRV) {
+        if (from != M_MODE)
+            words[WORD_MSTATUS] &= ~MSTATUS_MPRV;
+        engine.tlb_flush(cpu);  // MPP is another
+    }
+    return taken;
 }
 
 // A hook of new blocks: calls `unseen` for those in a chunk of RAM that has not been seen, and

@@ -10,6 +10,8 @@ import pytest
 from asm import Batch
 from harness import A, Bench, D, R, V, W
 
+from emu.hart import Hart
+
 PAGE = 0x8080_0000  # PA, in a region of its own of the PMP
 ELSEWHERE = 0x8081_0000
 NAPOT = 3 << 3
@@ -48,10 +50,10 @@ ACCESSES = {
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "fast"])
-def hart_of(request: pytest.FixtureRequest, inside: Bench) -> Bench:
-    if request.param:
-        inside.hart.keep_code_coherent()
-    return inside
+def hart_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    if not request.param:
+        monkeypatch.setattr(Hart, "keep_code_coherent", lambda hart: None)
+    return Bench("inside")
 
 
 def ends(bench: Bench, what: str, perms: int, priv: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ stood there before.
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -16,6 +17,7 @@ from asm import Batch
 from harness import CODE, RAM, A, Bench, D, R, V, W, X
 
 from emu import words
+from emu.hart import Hart
 from emu.inside import InsideError, grow_hook
 from emu.stop import StopReason
 
@@ -69,7 +71,6 @@ def rewrite(bench: Bench, write: int, call: int, priv: int) -> int:
 
 
 def test_a_store_through_another_mapping_is_seen(bench: Bench) -> None:
-    bench.hart.keep_code_coherent()
     alias(bench)
     assert rewrite(bench, VA_DATA, VA_CODE, priv=1) == 0
 
@@ -88,7 +89,6 @@ TO_S = batch(
 
 def test_it_is_seen_where_the_run_began_in_another_mode(bench: Bench) -> None:
     """The page is looked up as the hart is, not as it was at the last stop."""
-    bench.hart.keep_code_coherent()
     alias(bench)
     put_function(bench)
     bench.load(REWRITE, CODE + 0x3000)
@@ -97,20 +97,26 @@ def test_it_is_seen_where_the_run_began_in_another_mode(bench: Bench) -> None:
     assert (bench.reg("s1"), bench.reg("s2")) == (ROUNDS, 0)
 
 
-def test_without_coherence_it_is_not(bench: Bench) -> None:
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that are made from now on do not keep code coherent."""
+    monkeypatch.setattr(Hart, "keep_code_coherent", lambda hart: None)
+
+
+@pytest.mark.parametrize("access", ["inside", "public"])
+def test_without_coherence_it_is_not(without: None, access: str) -> None:
     """The hazard is real: this is what the test above would miss if it could not fail."""
+    bench = Bench(access)
     alias(bench)
     assert rewrite(bench, VA_DATA, VA_CODE, priv=1) > ROUNDS * 0.9
 
 
 def test_a_store_through_the_same_mapping_is_seen(bench: Bench) -> None:
-    bench.hart.keep_code_coherent()
     bench.translate().map(VA_CODE, FUNCTION)
     assert rewrite(bench, VA_CODE, VA_CODE, priv=1) == 0
 
 
 def test_a_store_without_translation_is_seen(bench: Bench) -> None:
-    bench.hart.keep_code_coherent()
     assert rewrite(bench, FUNCTION, FUNCTION, priv=3) == 0
 
 
@@ -153,7 +159,6 @@ def rewrite_and_sweep(bench: Bench, priv: int) -> int:
 
 @pytest.mark.parametrize("priv", [1, 3])
 def test_a_store_without_translation_is_seen_behind_other_pages(bench: Bench, priv: int) -> None:
-    bench.hart.keep_code_coherent()
     assert rewrite_and_sweep(bench, priv) == 0
 
 
@@ -203,12 +208,12 @@ def rewrite_for_s(bench: Bench) -> int:
 
 def test_m_mode_writes_the_code_of_s_mode(bench: Bench) -> None:
     """The page is executed through a translation only, and written without one."""
-    bench.hart.keep_code_coherent()
     assert rewrite_for_s(bench) == 0
 
 
-def test_fast_bare_stores_need_coherence(inside: Bench) -> None:
+def test_fast_bare_stores_need_coherence(without: None) -> None:
     """What the test above would find if the two did not go together."""
+    inside = Bench("inside")
     inside.hart.access.speed_bare_stores()
     assert rewrite_for_s(inside) > ROUNDS * 0.9
 
@@ -234,7 +239,6 @@ NEW_CODE_UNDER_MPRV = batch(
 
 def test_code_is_found_by_its_own_address_under_mprv(bench: Bench) -> None:
     """Loads of M-mode are translated then, its fetches are not."""
-    bench.hart.keep_code_coherent()
     tables = bench.translate()
     tables.map(FUNCTION, RAM + 0x80_0000)
     bench.run(NEW_CODE_UNDER_MPRV, a1=FUNCTION, a2=FUNCTION)
@@ -275,7 +279,6 @@ REUSE = batch(
 
 
 def test_frames_that_are_used_again_for_other_code(bench: Bench) -> None:
-    bench.hart.keep_code_coherent()
     tables = bench.translate()
     for i in range(8):
         put_function(bench, FUNCTION + 4096 * i)
@@ -317,7 +320,6 @@ def test_a_device_writes_code(inside: Bench) -> None:
         ram.write32(FUNCTION, ADDI_A0 | data[0] << 20)
         hart.code_changed(FUNCTION, 4)
 
-    hart.keep_code_coherent()
     inside.machine.uart._output = write
     put_function(inside)
     inside.run(DMA, a1=0x1000_0000, a2=FUNCTION, a3=ROUNDS)
@@ -327,7 +329,6 @@ def test_a_device_writes_code(inside: Bench) -> None:
 def test_only_what_the_device_wrote_is_dropped(inside: Bench) -> None:
     """Unicorn's address of a page of RAM is its offset: another page's code stays."""
     hart, ram = inside.hart, inside.ram
-    hart.keep_code_coherent()
     put_function(inside)
     inside.run(REWRITE, a1=FUNCTION + 64, a2=FUNCTION, a3=1)
     ram.write32(FUNCTION, ADDI_A0 | 5 << 20)
@@ -339,20 +340,50 @@ def test_only_what_the_device_wrote_is_dropped(inside: Bench) -> None:
     assert inside.reg("a0") == 5
 
 
-def test_far_code_gets_its_own_hook_and_near_code_shares_one(inside: Bench) -> None:
-    inside.hart.keep_code_coherent()
+ONE = batch("li a0, 5; wfi")
+
+
+def test_the_block_that_a_run_begins_with(bench: Bench) -> None:
+    """The engine tells of new blocks, but not of that one."""
+    for value in (5, 7, 9):
+        bench.ram.write(CODE, ONE.code)
+        bench.ram.write16(CODE, 0x4501 | value << 2)  # c.li a0, value
+        bench.hart.code_changed(CODE, 2)
+        bench.start()
+        assert bench.machine.run().reason is StopReason.WFI
+        assert bench.reg("a0") == value
+
+
+def test_a_page_without_code_keeps_its_fast_stores(inside: Bench) -> None:
+    """Of a small guest each page of code is watched, and no other."""
     coherence = inside.hart.coherence
     assert coherence is not None
-    for i, pa in enumerate((RAM + 0x8_0000, RAM + 0xC_0000, RAM + 0xA0_0000)):
+    places = (RAM + 0x8_0000, RAM + 0x8_2000, RAM + 0xA0_0000)
+    for pa in places:
         put_function(inside, pa)
         inside.run(REWRITE, a1=pa + 64, a2=pa, a3=1)
-        assert coherence.holds_code(pa, 4), i
-    assert len(coherence._extents) == 2
-    assert not coherence.holds_code(RAM + 0x60_0000, 4096)
+        assert coherence.holds_code(pa, 4) and coherence.holds_code(pa + 4095, 1)
+        assert not coherence.holds_code(pa + 4096, 4096)
+        assert not coherence.holds_code(pa - 4096, 4096)
+
+
+def test_code_in_many_places_is_watched_by_few_hooks(inside: Bench) -> None:
+    """And all of it is, whatever was merged: a store through another mapping is seen."""
+    coherence = inside.hart.coherence
+    assert coherence is not None
+    rng = random.Random(5)
+    places = [RAM + 0x10_0000 + 4096 * page for page in rng.sample(range(0x400), 100)]
+    for pa in places:
+        put_function(inside, pa)
+        inside.run(REWRITE, a1=pa + 64, a2=pa, a3=1)
+    assert len(coherence._extents) <= 16
+    assert all(coherence.holds_code(pa, 4096) for pa in places)
+    extents = sorted((e.first, e.end) for e in coherence._extents)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(extents)), "they do not overlap"
+    assert not coherence.holds_code(RAM + 0xF0_0000, 4096)
 
 
 def test_a_hook_that_is_not_ours_is_not_touched(inside: Bench) -> None:
-    inside.hart.keep_code_coherent()
     coherence = inside.hart.coherence
     assert coherence is not None
     inside.run(REWRITE, a1=FUNCTION + 64, a2=FUNCTION, a3=0)

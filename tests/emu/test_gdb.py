@@ -337,7 +337,7 @@ def test_what_the_public_way_cannot_reach_is_unavailable() -> None:
     number = session.stub._registers.numbers["fflags"]
     assert session.ask(f"p{number:x}") == "xxxxxxxx"
     assert session.set("fflags", 0, 4) == "E22"
-    assert "tselect" not in session.stub._registers.numbers
+    assert "minstret" not in session.stub._registers.numbers
     bench.machine.close()
 
 

@@ -226,7 +226,7 @@ batch_wait = batch("8: addi s1, s1, 1; j 8b")
 
 def test_a_second_watch_of_interrupts_is_refused_and_the_first_taken_back(inside: Bench) -> None:
     first = InterruptWatch(inside.hart, lambda trap: None)
-    with pytest.raises(engine.InsideError, match="cpu_exec_interrupt"):
+    with pytest.raises(engine.InsideError, match="watches the interrupts already"):
         InterruptWatch(inside.hart, lambda trap: None)
     tracer = trace.attach(inside.hart, "trap", Recorder())
     assert "interrupts that guest code takes are not traced" in tracer.missing[0]

@@ -52,6 +52,8 @@ def test_entry_to_m(priv: int, mie: int, rest: int) -> None:
     assert (w[words.MCAUSE], w[words.MEPC], w[words.MTVAL]) == (13, 0x1234, 0x5678)
     assert (w[words.PRIV], w[words.PC], w[words.LOAD_RES]) == (3, 0x8000_0100, M64)
     wanted = rest & ~(3 << 11 | MPIE) | priv << 11 | (MPIE if mie else 0)
+    if priv != 3:  # below M-mode MPRV is 0 (section 3.1.6.3)
+        wanted &= ~(1 << 17)
     assert w[words.MSTATUS] == wanted
     names = ("MCAUSE", "MEPC", "MTVAL", "PRIV", "PC", "LOAD_RES", "MSTATUS")
     assert changed(before, w) <= {getattr(words, name) for name in names}

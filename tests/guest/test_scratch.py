@@ -200,7 +200,7 @@ def test_compilers_hold_it(monkeypatch: pytest.MonkeyPatch, kernel: Path) -> Non
         return run(*arguments, **options)
 
     monkeypatch.setattr("guest.build.subprocess.run", watch)
-    assert build.compile_user_file(kernel, "firmware").startswith(b"\x7fELF")
+    assert build.compiled(kernel, "firmware").startswith(b"\x7fELF")
     assert held == [True, True]  # compiler, linker
 
 
