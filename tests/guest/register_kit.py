@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from guest_kit import compiled
@@ -55,7 +56,7 @@ def write(address: int, value: int, size: int = 4, expected: str = NOTHING) -> S
     return Step(_WRITE, size, address, value, expected)
 
 
-def mip(expected: int, mask: int = MEIP) -> Step:
+def mip(expected: int | None, mask: int = MEIP) -> Step:
     """What M-mode reads in mip, of the bits of ``mask``."""
     return Step(_MIP, 0, 0, mask, expected)
 
@@ -122,25 +123,31 @@ def run_qemu(
     return done.stdout.decode("latin-1")
 
 
-def check(
+def answers(
     way: str,
     steps: Sequence[Step],
     folder: Path,
     disks: Sequence[DiskImage] = (),
     qemu: Sequence[str] = (),
     **board: object,
-) -> None:
-    """Run ``steps`` and compare; ``qemu`` and ``board`` are more arguments for either board."""
+) -> list[int | str]:
+    """What each of ``steps`` gives; ``qemu`` and ``board`` are more arguments for either board."""
     extra = {_SCRIPT: pack(steps)}
     if way == "qemu":
         text = run_qemu(guest(), folder, extra, *qemu)
     else:
         text = run_ours(way, guest(), extra, disks, **board)
     text = text.replace("\r", "")
-    answers = text[text.rindex(_RESULTS) + len(_RESULTS) :].split()
-    assert len(answers) == len(steps)
-    for number, (step, answer) in enumerate(zip(steps, answers, strict=True)):
+    words = text[text.rindex(_RESULTS) + len(_RESULTS) :].split()
+    assert len(words) == len(steps)
+    return [word if word in (FAULT, NOTHING) else int(word, 16) for word in words]
+
+
+def check(way: str, steps: Sequence[Step], folder: Path, **more: Any) -> None:
+    """Run ``steps`` as `answers` does, and compare with what they expect."""
+    for number, (step, got) in enumerate(
+        zip(steps, answers(way, steps, folder, **more), strict=True)
+    ):
         if step.expected is None or (way == "public" and step.operation == _MIP):
             continue  # there the guest's mip does not show what devices have pending
-        got = answer if answer in (FAULT, NOTHING) else int(answer, 16)
-        assert got == step.expected, f"step {number}: {step}, not {answer}"
+        assert got == step.expected, f"step {number}: {step}, not {got}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from guest_kit import compiled
-from register_kit import VIRTIO, WAYS, check, read, run_ours, run_qemu, write
+from register_kit import VIRTIO, WAYS, Step, check, read, run_ours, run_qemu, write
 
 from emu.debug import snapshot
 from emu.devices.disk_image import DiskImage
@@ -81,11 +81,11 @@ def test_a_driver_of_version_1_may_forget_driver_ok(way: str, disk: Path, tmp_pa
     assert text.replace("\r", "") == LEGACY
 
 
-def slot(offset: int, expected: int | None, size: int = 4, number: int = 0) -> object:
+def slot(offset: int, expected: int | None, size: int = 4, number: int = 0) -> Step:
     return read(VIRTIO[number] + offset, expected, size)
 
 
-def to_slot(offset: int, value: int) -> object:
+def to_slot(offset: int, value: int) -> Step:
     return write(VIRTIO[0] + offset, value)
 
 
@@ -110,7 +110,8 @@ def test_registers_of_version_1(way: str, disk: Path, tmp_path: Path) -> None:
         slot(0xB0, 0xFFFF_FFFF), slot(0xB4, 0xFFFF_FFFF), slot(0x70, 0, 1), slot(0, 0, 2),
     ]  # fmt: skip
     disks = [DiskImage(disk)]
-    check(way, steps, tmp_path, disks, qemu_disk(disk, legacy=True), slots=[0], virtio_legacy=True)  # type: ignore[arg-type]
+    qemu = qemu_disk(disk, legacy=True)
+    check(way, steps, tmp_path, disks=disks, qemu=qemu, slots=[0], virtio_legacy=True)
 
 
 # the command
