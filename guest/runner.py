@@ -187,7 +187,7 @@ def run(elf: Elf, arguments: Sequence[str], options: Options) -> tuple[Outcome, 
         stop = machine.run()
     outcome = describe(elf.path, kind, machine.hart, stop, symbols)
     _say_if_over(outcome, limit)
-    if stop.reason in (StopReason.FAULT, StopReason.WFI):
+    if limit.is_over or stop.reason in (StopReason.FAULT, StopReason.WFI):
         outcome.notes.append(
             "this machine has no timer, interrupt controller or device tree; pagewalk boot's has"
         )
