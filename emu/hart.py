@@ -101,6 +101,7 @@ class Hart:
         # See undo: the words, fcsr, and the task.
         self._undone: tuple[bytes, int | None, Callable[[], Stop | None]] | None = None
         self.breakpoints: frozenset[int] = frozenset()  # VA, see set_breakpoints
+        self._shown_mip = 0  # on the public way: what the engine was given of mip
         # Set by a debugger that steps: as if no interrupt were pending.
         self.interrupts_held = False
         self._stop_asked = False
@@ -124,6 +125,8 @@ class Hart:
         if isinstance(self.access, inside.InsideAccess):
             self.access.on_error = self.fail
             csr_repairs.install(self)
+        else:
+            self.access.load_lock, self.access.on_load = self.pending_lock, self._heed_mip
         csr_repairs.add_absent(self)
         self.reset(ram.base)
 
@@ -331,11 +334,13 @@ class Hart:
         """
         with self.pending_lock:
             if self.interrupts_held or self._stepping or self._undone is not None:
+                self._shown_mip = 0
                 self.access.present_interrupts(0)
                 return
             if not self._in_place:
                 # The words are those of the last stop, `mie` among them: look anew.
-                self.access.present_interrupts(0)
+                self._shown_mip = self.interrupts.written
+                self.access.present_interrupts(self._shown_mip)
                 if self.pending:
                     self._look_again.set()
                 return
@@ -349,6 +354,17 @@ class Hart:
                     self.start_again()
             else:
                 self.access.present_interrupts(1 << choice[0])
+
+    def _heed_mip(self) -> None:
+        """On the public way: what the guest has written to mip or sip since it was shown them.
+
+        Its writes go to the engine alone. Old kernels' M-mode timer hands its tick down so.
+        """
+        mip = self.words[words.MIP]
+        changed = mip ^ self._shown_mip
+        if changed:
+            self._shown_mip = mip
+            self.interrupts.write(changed, mip)
 
     def _take_interrupts(self) -> None:
         """Take what is pending and enabled and not delivered by the engine itself."""

@@ -19,6 +19,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import unicorn.riscv_const as rc
@@ -336,6 +337,9 @@ class PublicAccess:
 
     def __init__(self, uc: Uc) -> None:
         self._uc = uc
+        # Around each load, and called at its end: for what the guest writes and nobody sees.
+        self.load_lock: AbstractContextManager[object] = nullcontext()
+        self.on_load: Callable[[], None] = lambda: None
         self._context = C.c_void_p()
         status = _lib.uc_context_alloc(uc._uch, C.byref(self._context))
         if status or not self._context.value:
@@ -344,7 +348,9 @@ class PublicAccess:
         _check_words(uc, self.words, self.load)
 
     def load(self) -> None:
-        _lib.uc_context_save(self._uc._uch, self._context)
+        with self.load_lock:
+            _lib.uc_context_save(self._uc._uch, self._context)
+            self.on_load()
 
     def store(self) -> None:
         _lib.uc_context_restore(self._uc._uch, self._context)
