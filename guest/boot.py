@@ -196,6 +196,12 @@ def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Pla
         return devicetree.build(ram.base, ram.size, bootargs, where, seed, m_mode=in_m_mode)
 
     placed = place(ram, images.kernel, images.firmware, images.initrd, tree)
+    if not in_m_mode and placed.entry == ram.base and images.kernel and images.kernel.is_fixed:
+        # Under real firmware it could not even be loaded.
+        raise UsageError(
+            f"{images.kernel.path}: begins at {ram.base:#x}, where firmware is: a kernel that "
+            "begins in M-mode wants --bios none"
+        )
     if in_m_mode:
         info = fw_dynamic_info(placed.kernel_entry or 0)
         board.set_rom(reset_code(), placed.entry, placed.dtb_pa, info)

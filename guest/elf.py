@@ -59,7 +59,7 @@ class Segment:
         return self.pa + self.memory_size
 
     def __str__(self) -> str:
-        return f"segment {self.number} at PA {self.pa:#x}-{self.pa_end:#x}"
+        return f"segment at PA {self.pa:#x}-{self.pa_end:#x} (number {self.number})"
 
     def within(self, low: int, high: int) -> Segment | None:
         """What of it is loaded where memory is the PAs ``[low, high)``.
@@ -70,7 +70,7 @@ class Segment:
         below = min(max(0, low - self.pa), self.headers_size)
         if below == self.memory_size:
             return None
-        outside = f"{self} is outside of the memory for it, {low:#x}-{high:#x}"
+        outside = f"{self} is outside of the RAM it may use, {low:#x}-{high:#x}"
         if self.pa + below < low:
             raise ElfError(f"{outside}: it would have to be linked at {low:#x} or above")
         if self.pa_end > high:

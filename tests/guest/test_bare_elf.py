@@ -99,31 +99,31 @@ def test_kernels_in_s_mode(
 BAD = {
     "data below RAM": (
         [Load(0x1_0000, b"data", R | W), Load(RAM, CODE, R | X)], RAM,
-        "segment 0 at PA 0x10000-0x10004 is outside of the memory for it, 0x80000000-{end}: "
+        "segment at PA 0x10000-0x10004 (number 0) is outside of the RAM it may use, 0x80000000-{end}: "
         "it would have to be linked at 0x80000000 or above",
     ),
     "headers, then data below RAM": (
         [Load(RAM - 0x2000, b"data".ljust(0x1000, b"\0") + CODE, R | X, has_headers=True)], RAM,
-        "segment 0 at PA 0x7fffe000-0x80000014 is outside of the memory for it, 0x80000000-{end}",
+        "segment at PA 0x7fffe000-0x80000014 (number 0) is outside of the RAM it may use, 0x80000000-{end}",
     ),
     ".bss below RAM": (
         [Load(RAM - 0x2000, b"", R, 0x1800, has_headers=True), Load(RAM, CODE, R | X)], RAM,
-        "segment 0 at PA 0x7fffe000-0x7ffff800 is outside of the memory for it, 0x80000000-{end}",
+        "segment at PA 0x7fffe000-0x7ffff800 (number 0) is outside of the RAM it may use, 0x80000000-{end}",
     ),
     "above RAM": (
         [Load(RAM, CODE, R | X), Load(RAM + (1 << 30), b"data", R | W, 0x3000)], RAM,
-        "segment 1 at PA 0xc0000000-0xc0003000 is outside of the memory for it, 0x80000000-{end}: "
+        "segment at PA 0xc0000000-0xc0003000 (number 1) is outside of the RAM it may use, 0x80000000-{end}: "
         "RAM would have to reach up to 0xc0003000",
     ),
     "over the end of RAM": (
         [Load(RAM, CODE, R | X, 1 << 40)], RAM,
-        "segment 0 at PA 0x80000000-0x10080000000 is outside of the memory for it, "
+        "segment at PA 0x80000000-0x10080000000 (number 0) is outside of the RAM it may use, "
         "0x80000000-{end}: RAM would have to reach up to 0x10080000000",
     ),
     "overlapping": (
         [Load(HIGH, CODE, R | X, pa=RAM), Load(0x1000, CODE, R, pa=RAM + 16)], HIGH,
-        "segments overlap in physical memory: segment 0 at PA 0x80000000-0x80000014 and "
-        "segment 1 at PA 0x80000010-0x80000024",
+        "segments overlap in physical memory: segment at PA 0x80000000-0x80000014 (number 0) and "
+        "segment at PA 0x80000010-0x80000024 (number 1)",
     ),
     "an odd entry": (
         [Load(RAM, CODE, R | X)], RAM + 1,

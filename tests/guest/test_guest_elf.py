@@ -178,14 +178,14 @@ PATCHED = {
     "phentsize 0": (lambda: patch(hello(), PHENTSIZE, 0, 2), None),
     "bare at nowhere": (
         lambda: make([Load(0x1_0000_0000, EXIT_7, R | X)], 0x1_0000_0000),
-        "@: segment 0 at PA 0x100000000-0x10000000c is outside of the memory for it, "
+        "@: segment at PA 0x100000000-0x10000000c (number 0) is outside of the RAM it may use, "
         "0x80200000-0x84000000: RAM would have to reach up to 0x10000000c",
     ),
     "bare above RAM": (
         lambda: make(
             [Load(0x8000_0000, EXIT_7, R | X), Load(0x8100_0000, b"", R | W, 1 << 30)], 0x8000_0000
         ),
-        "@: segment 1 at PA 0x81000000-0xc1000000 is outside of the memory for it, "
+        "@: segment at PA 0x81000000-0xc1000000 (number 1) is outside of the RAM it may use, "
         "0x80000000-0x84000000: RAM would have to reach up to 0xc1000000",
     ),
     "section headers outside": (lambda: patch(hello(), SHOFF, 1 << 40, 8), None),
