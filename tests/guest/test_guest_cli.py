@@ -47,6 +47,7 @@ GUESTS = {
     "zones": "modules",
     "uart_hello": "bare",
     "sbi_hello": "supervisor",
+    "small": "supervisor",
     "tiny": "supervisor",
 }
 
