@@ -99,20 +99,24 @@ def test_kernels_in_s_mode(
 BAD = {
     "data below RAM": (
         [Load(0x1_0000, b"data", R | W), Load(RAM, CODE, R | X)], RAM,
-        "segment at PA 0x10000-0x10004 (number 0) is outside of the RAM it may use, 0x80000000-{end}: "
+        "segment at PA 0x10000-0x10004 (number 0) is outside of the RAM it may use, "
+        "0x80000000-{end}: "
         "it would have to be linked at 0x80000000 or above",
     ),
     "headers, then data below RAM": (
         [Load(RAM - 0x2000, b"data".ljust(0x1000, b"\0") + CODE, R | X, has_headers=True)], RAM,
-        "segment at PA 0x7fffe000-0x80000014 (number 0) is outside of the RAM it may use, 0x80000000-{end}",
+        "segment at PA 0x7fffe000-0x80000014 (number 0) is outside of the RAM it may use, "
+        "0x80000000-{end}",
     ),
     ".bss below RAM": (
         [Load(RAM - 0x2000, b"", R, 0x1800, has_headers=True), Load(RAM, CODE, R | X)], RAM,
-        "segment at PA 0x7fffe000-0x7ffff800 (number 0) is outside of the RAM it may use, 0x80000000-{end}",
+        "segment at PA 0x7fffe000-0x7ffff800 (number 0) is outside of the RAM it may use, "
+        "0x80000000-{end}",
     ),
     "above RAM": (
         [Load(RAM, CODE, R | X), Load(RAM + (1 << 30), b"data", R | W, 0x3000)], RAM,
-        "segment at PA 0xc0000000-0xc0003000 (number 1) is outside of the RAM it may use, 0x80000000-{end}: "
+        "segment at PA 0xc0000000-0xc0003000 (number 1) is outside of the RAM it may use, "
+        "0x80000000-{end}: "
         "RAM would have to reach up to 0xc0003000",
     ),
     "over the end of RAM": (
