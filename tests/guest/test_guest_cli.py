@@ -310,7 +310,7 @@ def test_little_ram_for_bare_guests(pagewalk: Cli) -> None:
     path = bare(
         "la t0, far\nlw t0, 0(t0)\n" + FINISHER.format("0x5555") + ".bss\n.zero 1<<20\nfar: .word 0"
     )
-    assert "outside of the memory for it" in refused(pagewalk("run", "--ram", "128K", path))
+    assert "outside of the RAM it may use" in refused(pagewalk("run", "--ram", "128K", path))
 
 
 # machines
@@ -327,7 +327,7 @@ def test_little_ram_for_bare_guests(pagewalk: Cli) -> None:
 )
 def test_guests_on_the_wrong_machine(pagewalk: Cli, machine: str, name: str, said: str) -> None:
     line = refused(pagewalk("run", "--machine", machine, name))
-    assert said in line and "is outside of the memory for it" in line
+    assert said in line and "is outside of the RAM it may use" in line
 
 
 def test_a_bare_guest_as_a_program(pagewalk: Cli) -> None:
