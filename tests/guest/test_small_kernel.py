@@ -178,7 +178,7 @@ def test_the_folder_stands_alone(tmp_path: Path) -> None:
     """As docs/kernel.md says: a copy of it is where a kernel of one's own begins."""
     copy = tmp_path / "mine"
     shutil.copytree(build.HERE / "supervisor" / "small", copy)
-    assert build.compile_user_file(copy, "firmware").startswith(b"\x7fELF")
+    assert build.compiled(copy, "firmware").startswith(b"\x7fELF")
 
 
 def test_it_needs_m_mode(pagewalk: Callable[..., Result]) -> None:
