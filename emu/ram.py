@@ -7,11 +7,13 @@ takes guest physical addresses (PA, bytes) and refuses what lies outside of RAM.
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import mmap
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 from emu.paging import PAGE_SHIFT as PAGE_SHIFT
 from emu.paging import PAGE_SIZE as PAGE_SIZE
@@ -66,7 +68,9 @@ class Ram:
     for hot loops that have checked their bounds already.
     """
 
-    __slots__ = ("_bytes", "_map", "_u16", "_u32", "base", "end", "host_address", "size", "u64")
+    __slots__ = (
+        "_bytes", "_map", "_u16", "_u32", "base", "end", "error", "host_address", "size", "u64",
+    )  # fmt: skip
 
     def __init__(self, size: int, base: int = RAM_BASE) -> None:
         if size <= 0 or size % PAGE_SIZE or base % PAGE_SIZE or base < 0:
@@ -86,6 +90,17 @@ class Ram:
         self._u16 = self._bytes.cast("H")
         self._u32 = self._bytes.cast("I")
         self.u64 = self._bytes.cast("Q")
+        self.error: Callable[[int, int, str], Exception] = RamError
+
+    def refusing_with(self, error: Callable[[int, int, str], Exception]) -> Self:
+        """The same memory, whose accessors raise ``error(pa, size, why)`` for RamError.
+
+        For whoever follows pointers out of RAM: an access that cannot be is then not his
+        caller's mistake, but says something about what is in RAM.
+        """
+        other = copy.copy(self)
+        other.error = error
+        return other
 
     def __repr__(self) -> str:
         return f"<Ram {self.base:#x}-{self.end:#x}>"
@@ -96,9 +111,9 @@ class Ram:
 
     def _offset(self, pa: int, size: int, align: int) -> int:
         if not self.contains(pa, size):
-            raise RamError(pa, size, f"RAM is {self.base:#x}-{self.end:#x}")
+            raise self.error(pa, size, f"RAM is {self.base:#x}-{self.end:#x}")
         if pa % align:
-            raise RamError(pa, size, "not aligned")
+            raise self.error(pa, size, "not aligned")
         return pa - self.base
 
     # scalars

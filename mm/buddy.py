@@ -55,6 +55,7 @@ from mm.gfp import (
     gfp_to_alloc_flags,
     gfp_zone,
 )
+from mm.layout import count_down, count_up
 from mm.lists import Lists
 from mm.page import (
     ALLOCATED_WORD,
@@ -158,7 +159,8 @@ class Buddy(PerCpuLists):
         check_gfp(gfp)
         mt = gfp_migratetype(gfp)
         highest = gfp_zone(gfp, self._by_number)
-        zonelist = [self._by_number[z.zone_idx] for z in build_zonelist(self.zones, highest)]
+        of_zone = {z.zone.pa: z for z in self._index}
+        zonelist = [of_zone[z.pa] for z in build_zonelist(self.zones, highest)]
         request = _Request(gfp, int(highest), zonelist, _M if self.mobility_disabled else mt)
         self._requests[gfp] = request
         return request
@@ -664,7 +666,7 @@ class Buddy(PerCpuLists):
                 zone = self._check_head(pfn, order)
                 if order and not self._u64[i] & PG_HEAD:
                     self._free_tails(zone, pfn, order)
-                self._u64[i + W_TYPE_REF] -= 1 << 32
+                count_down(self._u64, i + W_TYPE_REF, 1 << 32, "page._refcount")
                 return
             zone = self._check_free(pfn, order)
             self._clear_flags(zone, pfn, order)
@@ -700,7 +702,7 @@ class Buddy(PerCpuLists):
             self._u64[i : i + (count << 3)] = _repeat(0, count << 3)
         else:
             self._pages(pfn, count)[:] = 0
-        self._u64[zone.free_word] += count
+        count_up(self._u64, zone.free_word, count, "zone.nr_free_pages")
 
     def free_page(self, pfn: int) -> None:
         """Free one frame. Raises BadPage."""
@@ -711,7 +713,7 @@ class Buddy(PerCpuLists):
         i = self.space.page_index(pfn)
         if not self.space.pfn_valid(pfn) or not self._u64[i + W_TYPE_REF] >> 32:
             raise self._bad_page(pfn, "get_page of a page without a reference")
-        self._u64[i + W_TYPE_REF] += 1 << 32
+        count_up(self._u64, i + W_TYPE_REF, 1 << 32, "page._refcount")
 
     def free_page_runs(self, runs: Iterable[tuple[int, int]]) -> None:
         """Free single frames given as runs ``(pfn, count)``: the fast path for many, and past

@@ -34,6 +34,7 @@ from mm.free_area import ZoneIndex
 from mm.gfp import MigrateType
 from mm.hart import HartOps
 from mm.highmem import Highmem
+from mm.layout import count_down, count_up
 from mm.page import (
     BUDDY_WORD,
     PAGE_TYPE_NONE,
@@ -98,7 +99,7 @@ class Compaction:
         """Move pages until the zone has a free block of ``order``; whether it has one."""
         buddy = self.buddy
         buddy.drain_all_pages()
-        index = buddy._zone_number(zone.zone_idx)
+        index = buddy._index_of(zone)
         if self._has_block(index, order):
             return True
         if not self._suitable(zone, order):
@@ -122,7 +123,7 @@ class Compaction:
                 migrate += PAGEBLOCK_NR_PAGES
         finally:
             for pfn in targets:
-                buddy._u64[index.free_word] += 1
+                count_up(buddy._u64, index.free_word, 1, "zone.nr_free_pages")
                 buddy._free_one_page(index, pfn, 0, buddy._list_type(pfn))
         return self._has_block(index, order)
 
@@ -192,7 +193,7 @@ class Compaction:
             if order >= PAGEBLOCK_ORDER:
                 return
             buddy._del_block(zone, start + i, order)
-            buddy._u64[zone.free_word] -= 1 << order
+            count_down(buddy._u64, zone.free_word, 1 << order, "zone.nr_free_pages")
             targets.extend(range(start + i, start + i + (1 << order)))
 
     def _migrate(self, zone: ZoneIndex, old: int, new: int, rmap: _Rmap) -> None:

@@ -45,11 +45,31 @@ class BadPage(MmError):
         self.reason = reason
 
 
-class ListCorruption(MmError):
+class CorruptionError(MmError):
+    """A structure in RAM was clobbered: it holds what the memory manager never puts there.
+
+    ``structure`` is its name in C, ``address`` where it is or should be (VA, PA), ``why`` the
+    field and what is wrong with it.
+    """
+
+    def __init__(self, structure: str, address: int, why: str) -> None:
+        super().__init__(f"{structure} at {address:#x} is corrupt: {why}")
+        self.structure = structure
+        self.address = address
+        self.why = why
+
+
+def wild_access(pa: int, size: int, why: str) -> CorruptionError:
+    """The error of an access of the memory manager's own that RAM refuses: whatever pointer
+    or size led there was clobbered."""
+    return CorruptionError("pointer", pa, f"it leads to {size} bytes that cannot be: {why}")
+
+
+class ListCorruption(CorruptionError):
     """A ``list_head`` in RAM is not linked both ways (Linux's CONFIG_DEBUG_LIST)."""
 
     def __init__(self, va: int, why: str) -> None:
-        super().__init__(f"list corruption at {va:#018x}: {why}")
+        super().__init__("list_head", va, why)
         self.va = va
 
 
@@ -57,8 +77,11 @@ class MemblockError(MmError):
     """The memory map cannot take the region: table full, or no range that fits."""
 
 
-class PageTableError(MmError):
+class PageTableError(CorruptionError):
     """A page table in RAM is not a page table."""
+
+    def __init__(self, why: str, address: int = 0) -> None:
+        super().__init__("page table", address, why)
 
 
 class MappingExists(MmError):
@@ -70,7 +93,7 @@ class MappingExists(MmError):
 
 
 class SlabError(MmError):
-    """A slab or its cache is corrupt, or the cache may not be destroyed."""
+    """A slab or its cache is corrupt, or the cache may not be destroyed; the text names it."""
 
 
 class BadFree(SlabError):

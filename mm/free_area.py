@@ -33,8 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mm.addrspace import Space
-from mm.errors import BadPage, ListCorruption
+from mm.errors import BadPage, CorruptionError, ListCorruption
 from mm.gfp import MIGRATE_TYPES, MigrateType
+from mm.layout import count_down, count_up
 from mm.lists import Lists
 from mm.page import (
     BUDDY_WORD,
@@ -158,11 +159,21 @@ class FreeAreas:
                 listed = first + LISTED_AT_BOOT_PAGES
                 zone.zone.first_deferred_pfn = listed
                 zone.zone.deferred_end_pfn = last
-                self._u64[zone.area[MAX_PAGE_ORDER]] += (last - listed) // MAX_ORDER_NR_PAGES
+                count_up(
+                    self._u64,
+                    zone.area[MAX_PAGE_ORDER],
+                    (last - listed) // MAX_ORDER_NR_PAGES,
+                    "free_area.nr_free",
+                )
             self._append_max_order(zone, first, listed)
-            self._u64[zone.area[MAX_PAGE_ORDER]] += (listed - first) // MAX_ORDER_NR_PAGES
+            count_up(
+                self._u64,
+                zone.area[MAX_PAGE_ORDER],
+                (listed - first) // MAX_ORDER_NR_PAGES,
+                "free_area.nr_free",
+            )
             self._free_ascending(zone, last, end)
-        self._u64[zone.free_word] += end - start
+        count_up(self._u64, zone.free_word, end - start, "zone.nr_free_pages")
 
     def _free_ascending(self, zone: ZoneIndex, pfn: int, end: int) -> None:
         while pfn < end:
@@ -200,8 +211,9 @@ class FreeAreas:
         first, end = zone.first_deferred_pfn, zone.deferred_end_pfn
         if first >= end:
             return False
+        zone.trust(self.space)
         stop = min(end, first + count)
-        self._append_max_order(self._zone_number(zone.zone_idx), first, stop)
+        self._append_max_order(self._index_of(zone), first, stop)
         zone.first_deferred_pfn = stop
         return True
 
@@ -218,6 +230,10 @@ class FreeAreas:
                 return zone
         raise ValueError(f"this machine has no zone {number}")
 
+    def _index_of(self, zone: Zone) -> ZoneIndex:
+        """The index of one of ``zones``, whatever is in its fields by now."""
+        return next(index for index in self._index if index.zone == zone)
+
     def _zone_of(self, pfn: int) -> ZoneIndex | None:
         for zone in self._index:
             if zone.start <= pfn < zone.end:
@@ -232,8 +248,12 @@ class FreeAreas:
         return zone.zone
 
     def get_pageblock_migratetype(self, pfn: int) -> MigrateType:
-        """The migratetype of the pageblock (2 MiB) of frame ``pfn``."""
-        return MigrateType(self.ram.read8(self._pageblock(pfn)) ^ _M)
+        """The migratetype of the pageblock (2 MiB) of frame ``pfn``. Raises CorruptionError."""
+        pa = self._pageblock(pfn)
+        migratetype = self.ram.read8(pa) ^ _M
+        if migratetype >= MIGRATE_TYPES:
+            raise CorruptionError("pageblock", pa, f"{migratetype} is no migratetype")
+        return MigrateType(migratetype)
 
     def set_pageblock_migratetype(self, pfn: int, migratetype: MigrateType) -> None:
         """Make the pageblock of frame ``pfn`` one of ``migratetype``."""
@@ -261,14 +281,14 @@ class FreeAreas:
         u64[i] = zone.flags
         u64[i + W_PRIVATE] = order
         u64[i + W_TYPE_REF] = BUDDY_WORD
-        u64[zone.area[order]] += 1
+        count_up(u64, zone.area[order], 1, "free_area.nr_free")
 
     def _del_block(self, zone: ZoneIndex, pfn: int, order: int) -> None:
         """Off its list; its struct page becomes that of any frame inside of a free block."""
         self.lists.delete(self.space.page_va(pfn) + 8 * W_LRU_NEXT)
         i = self._memmap + ((pfn - self._start) << 3)
         self._u64[i : i + PAGE_WORDS] = ZERO_PAGE_WORDS
-        self._u64[zone.area[order]] -= 1
+        count_down(self._u64, zone.area[order], 1, "free_area.nr_free")
 
     def _is_buddy(self, zone: ZoneIndex, pfn: int, order: int) -> bool:
         """page_is_buddy: a free block of that order, in that zone, with refcount 0."""
@@ -334,7 +354,7 @@ class FreeAreas:
         """The low 2^low frames of the listed block of order ``high``; the rest is listed."""
         self._del_block(zone, pfn, high)
         self._expand(zone, pfn, low, high, mt)
-        self._u64[zone.free_word] -= 1 << low
+        count_down(self._u64, zone.free_word, 1 << low, "zone.nr_free_pages")
         return pfn, low
 
     def _rmqueue(

@@ -16,15 +16,16 @@ object; ``boot`` writes RAM and then attaches to what it wrote, so there is one 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from emu.paging import PAGE_SHIFT, PAGE_SIZE, SV39, PagingMode, mode_of_satp
+from emu.paging import PAGE_SHIFT, PAGE_SIZE, SV39, PagingMode
 from emu.ram import Ram
 from mm.addrspace import (
     KERNEL_END,
     KERNEL_IMAGE_OFFSET,
     KERNEL_LINK_ADDR,
+    LAYOUTS,
     MODULES_END,
     MODULES_VADDR,
     PAGE_STRUCT_SIZE,
@@ -34,7 +35,7 @@ from mm.addrspace import (
 )
 from mm.buddy import Buddy
 from mm.compaction import Compaction
-from mm.errors import BadAddress, MmError
+from mm.errors import BadAddress, CorruptionError, MmError, wild_access
 from mm.fault_inject import FaultInjection, FaultState
 from mm.gfp import ZoneType
 from mm.hart import HartOps, NoHart
@@ -206,6 +207,7 @@ class Kernel:
     """
 
     def __init__(self, ram: Ram, hart: HartOps) -> None:
+        ram = ram.refusing_with(wild_access)
         info_pa = ram.base + KERNEL_IMAGE_OFFSET
         if not ram.contains(info_pa, PAGE_SIZE) or ram.read64(info_pa) != VMCOREINFO_MAGIC:
             raise MmError(f"no vmcoreinfo at {info_pa:#x}: no kernel was booted in this RAM")
@@ -217,9 +219,10 @@ class Kernel:
                 f"vmcoreinfo is of RAM of {info.ram_size:#x} bytes at {info.ram_base:#x}, "
                 f"this is {ram.size:#x} at {ram.base:#x}"
             )
-        mode = mode_of_satp(info.satp_mode << 60)
-        if mode is None or info.nr_zones > MAX_ZONES:
-            raise MmError(f"vmcoreinfo at {info_pa:#x} is corrupt")
+        mode = {m.satp_mode: m for m in LAYOUTS}.get(info.satp_mode)
+        if mode is None:
+            raise CorruptionError("vmcoreinfo", info_pa, f"satp_mode {info.satp_mode:#x}")
+        _trust_root(ram, info)
         self.ram = ram
         self.hart = hart
         self.mode = mode
@@ -229,16 +232,17 @@ class Kernel:
         self.lists = Lists(self.space)
         self.memblock = Memblock(ram, info.memblock_pa)
         self.zones = [Zone(ram, info.zones_pa + i * Zone.SIZE) for i in range(info.nr_zones)]
+        _trust_zones(self.space, self.zones)
         self.buddy = Buddy(
             self.space, self.lists, self.zones, info.pageblock_pa, info.page_alloc, self.printk
         )
-        self.init_mm = MmStruct(ram, self.space.pa(info.init_mm))
+        self.init_mm = MmStruct.at(self.space, info.init_mm)
         va = self.space.va(info_pa)
         mmlist = va + Vmcoreinfo.offset_of("mmlist")
         self.pgtable = PageTables(self.space, self.lists, self.buddy, hart, self.init_mm, mmlist)
         root = info.slab_root
         if root.kind >= len(SLAB_ALLOCATORS):
-            raise MmError(f"vmcoreinfo at {info_pa:#x} is corrupt: no slab allocator {root.kind}")
+            raise CorruptionError("vmcoreinfo", info_pa, f"no slab allocator {root.kind}")
         self.slab: SlabAllocator = SLAB_ALLOCATORS[root.kind](
             self.space,
             self.lists,
@@ -526,9 +530,58 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
     return kernel
 
 
+def _trust_root(ram: Ram, info: Vmcoreinfo) -> None:
+    """Raise CorruptionError where vmcoreinfo points to a structure that is not all in RAM."""
+    frames = ram.size >> PAGE_SHIFT
+    blocks = ((ram.end - 1) >> PAGE_SHIFT >> PAGEBLOCK_ORDER) - (
+        ram.base >> PAGE_SHIFT >> PAGEBLOCK_ORDER
+    )
+    pages = info.page_alloc
+    if not 0 < info.nr_zones <= MAX_ZONES:
+        raise CorruptionError("vmcoreinfo", info.pa, f"nr_zones is {info.nr_zones}")
+    if pages.high_memory % PAGE_SIZE or not ram.base < pages.high_memory <= ram.end:
+        raise CorruptionError("vmcoreinfo", info.pa, f"high_memory is {pages.high_memory:#x}")
+    parts = [
+        ("memmap_pa", info.memmap_pa, frames * PAGE_STRUCT_SIZE, PAGE_SIZE),
+        ("zones_pa", info.zones_pa, info.nr_zones * Zone.SIZE, 8),
+        ("memblock_pa", info.memblock_pa, MEMBLOCK_SIZE, PAGE_SIZE),
+        ("pageblock_pa", info.pageblock_pa, blocks + 1, 1),
+    ]
+    if pages.page_owner:
+        depot = NR_STACK_RECORDS * StackRecord.SIZE
+        parts.append(("page_owner_pa", pages.page_owner_pa, frames * PageOwnerRecord.SIZE, 8))
+        parts.append(("stack_depot_pa", pages.stack_depot_pa, depot, 8))
+    if pages.page_poison:
+        parts.append(("page_poison_pa", pages.page_poison_pa, frames, 1))
+    if pages.pkmap:
+        parts.append(("pkmap_pa", pages.pkmap_pa, Pkmap.SIZE, 8))
+    for name, pa, size, align in parts:
+        if pa % align or not ram.contains(pa, size):
+            raise CorruptionError("vmcoreinfo", info.pa, f"{name} {pa:#x}: {size} bytes of RAM")
+
+
+def _trust_zones(space: Space, zones: Sequence[Zone]) -> None:
+    """Raise CorruptionError for zones that do not make up RAM."""
+    at, previous = space.start_pfn, -1
+    for zone in zones:
+        zone.trust(space)
+        if zone.zone_start_pfn != at or zone.zone_idx <= previous:
+            raise CorruptionError(
+                "zone",
+                zone.pa,
+                f"zone_start_pfn {zone.zone_start_pfn:#x}, zone_idx {zone.zone_idx}",
+            )
+        at, previous = zone.zone_end_pfn, zone.zone_idx
+    if at != space.end_pfn:
+        raise CorruptionError("zone", zones[-1].pa, "spanned_pages: the zones end where RAM does")
+
+
 def attach(ram: Ram, hart: HartOps | None = None) -> Kernel:
     """The kernel that is in ``ram`` already. Raises MmError if there is none."""
-    return Kernel(ram, hart or NoHart())
+    kernel = Kernel(ram, hart or NoHart())
+    if not kernel.vmcoreinfo.mm_cachep:
+        raise CorruptionError("vmcoreinfo", kernel.vmcoreinfo.pa, "mm_cachep is NULL")
+    return kernel
 
 
 def _check_config(ram: Ram, config: Config) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from emu.ram import PAGE_SIZE, Ram
 from mm.addrspace import Space
 from mm.buddy import Buddy
-from mm.errors import BadFree, GfpError
+from mm.errors import BadFree, CorruptionError, GfpError
 from mm.gfp import GFP_COMP, GFP_DMA, GFP_KERNEL, GFP_ZERO, ZoneType, format_gfp
 from mm.layout import IntArray
 from mm.page import ALLOCATED_WORD, PG_HEAD, W_OWNER, W_TYPE_REF
@@ -48,6 +48,9 @@ def kmalloc_index(size: int) -> int:
         if size <= limit:
             return i
     raise ValueError(f"{size} bytes are no size class of kmalloc")
+
+
+_CLASS_OF = [kmalloc_index(size) for size in range(8, KMALLOC_MAX_CACHE_SIZE + 1, 8)]
 
 
 def kmalloc_align(size: int) -> int:
@@ -80,7 +83,7 @@ class Kmalloc:
         self._dma_pointers = dma_caches
         self._caches: list[KmemCache] = []  # derived
         self._dma_caches: list[KmemCache] = []
-        self._class_of: list[int] = []  # by (size - 1) // 8
+        self._class_of = _CLASS_OF
         self._cache_of_size: list[KmemCache] = []  # the two in one
 
     def create_caches(self) -> None:
@@ -99,12 +102,20 @@ class Kmalloc:
 
     def load(self) -> None:
         """Derive the index from the pointers in RAM. Raises SlabError."""
-        self._class_of = [kmalloc_index(size) for size in range(8, KMALLOC_MAX_CACHE_SIZE + 1, 8)]
         for pointers, caches in (
             (self._pointers, self._caches),
             (self._dma_pointers, self._dma_caches),
         ):
-            found = (pointers[i] for i in range(NR_KMALLOC_CACHES))
+            found = [pointers[i] for i in range(NR_KMALLOC_CACHES)]
+            if any(found) and (self._slob is not None or not all(found)):
+                i = (
+                    found.index(0)
+                    if self._slob is None
+                    else next(i for i, p in enumerate(found) if p)
+                )
+                raise CorruptionError(
+                    "vmcoreinfo", i, f"kmalloc_caches[{i}] is {found[i]:#x}, the others are not so"
+                )
             caches[:] = [self.slab.cache_at(va) for va in found if va]
         self._cache_of_size = [self._caches[i] for i in self._class_of] if self._caches else []
 

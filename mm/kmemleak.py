@@ -33,6 +33,7 @@ from mm.slab.flags import SLAB_STORE_USER
 from mm.slab.structs import W_FREELIST, KmemCacheStruct, SlabRoot
 
 if TYPE_CHECKING:
+    from mm.addrspace import Space
     from mm.kernel import Kernel
 
 HEX_MAX_LINES = 2
@@ -49,6 +50,12 @@ class KmemleakObject(Struct, c_name="kmemleak_object"):
     jiffies = u64()
     pid = s32()
     comm = chars(16)
+
+    def problem(self, space: Space) -> str | None:
+        end = self.pointer + self.size
+        if not space.page_offset <= self.pointer < end <= space.direct_end:
+            return f"pointer {self.pointer:#x}, size {self.size:#x}: no object of RAM"
+        return None
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class Kmemleak:
     def _start(self, cache: KmemCache) -> None:
         self.cache = cache
         for link in self.kernel.lists.walk(self.head, MAX_OBJECTS):
-            record = KmemleakObject(self.kernel.ram, self.kernel.pa(link))
+            record = KmemleakObject.at(self.kernel.space, link)
             self._records[record.pointer] = link
         self.slab.set_kmemleak(self)
 
@@ -132,10 +139,9 @@ class Kmemleak:
         Raises SlabError under SLOB without records, and for a corrupt slab.
         """
         known: dict[int, tuple[int, int, str, int, int]] = {}
-        ram = self.kernel.ram
         if self.cache is not None:
             for link in self.kernel.lists.walk(self.head, MAX_OBJECTS):
-                r = KmemleakObject(ram, self.kernel.pa(link))
+                r = KmemleakObject.at(self.kernel.space, link)
                 known[r.pointer] = r.pointer, r.size, r.comm, r.pid, r.jiffies
         elif self.slab.KIND == "slob":
             raise SlabError("SLOB does not know its objects: boot with kmemleak to have them")

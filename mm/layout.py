@@ -18,13 +18,18 @@ Hot paths do not use views: they index ``ram.u64`` with ``Page.word_of("flags")`
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
 import numpy as np
 
-from emu.ram import Ram, RamError
+from emu.ram import Ram
+from mm.errors import BadAddress, CorruptionError
+
+if TYPE_CHECKING:
+    from mm.addrspace import Space
 
 T = TypeVar("T")
+_M64 = (1 << 64) - 1
 S = TypeVar("S", bound="Struct")
 
 
@@ -90,7 +95,24 @@ class _Word(Field[int]):
         return self if view is None else view._u64[view._index + self.word]
 
     def __set__(self, view: Struct, value: int) -> None:
-        view._u64[view._index + self.word] = value
+        try:
+            view._u64[view._index + self.word] = value
+        except ValueError:
+            raise CorruptionError(view.C_NAME, view.pa, f"{self.name} cannot be {value}") from None
+
+
+def count_up(words: memoryview, at: int, n: int, what: str) -> None:
+    """Add ``n`` to the counter in word ``at`` of RAM. Raises CorruptionError naming ``what``,
+    a structure and its field, for a counter that cannot change so."""
+    value = words[at] + n
+    if not 0 <= value <= _M64:
+        raise CorruptionError(what, 8 * at, f"it is {value - n}, {n:+} cannot be")
+    words[at] = value
+
+
+def count_down(words: memoryview, at: int, n: int, what: str) -> None:
+    """Take ``n`` from a counter, as count_up."""
+    count_up(words, at, -n, what)
 
 
 class _Int(Field[int]):
@@ -199,7 +221,11 @@ class IntArray:
         return self._u64[self._at(i)]
 
     def __setitem__(self, i: int, value: int) -> None:
-        self._u64[self._at(i)] = value
+        try:
+            self._u64[self._at(i)] = value
+        except ValueError:
+            at = 8 * self._index
+            raise CorruptionError("array of words", at, f"[{i}] cannot be {value}") from None
 
 
 class StructArray(Generic[S]):
@@ -310,8 +336,13 @@ def array_of(struct: type[S], count: int) -> _StructArrayField[S]:
 class Struct:
     """A typed view of the ``SIZE`` bytes of RAM at ``pa`` (PA, a multiple of 8).
 
-    Raises RamError where that is not RAM. Two views are equal when they are of one type
+    Raises ``ram.error`` where that is not RAM. Two views are equal when they are of one type
     and look at the same place.
+
+    What is in RAM can have been clobbered. A structure says in ``problem`` what its fields
+    cannot be; code that goes by a structure which it found through RAM looks at it with
+    ``at`` or ``trust`` first, and gets a CorruptionError that names the field, not a wild
+    access later on.
     """
 
     __slots__ = ("_index", "_u64", "pa", "ram")
@@ -345,7 +376,7 @@ class Struct:
     def __init__(self, ram: Ram, pa: int) -> None:
         offset = pa - ram.base
         if offset & 7 or offset < 0 or offset + self.SIZE > ram.size:
-            raise RamError(pa, self.SIZE, f"no struct {self.C_NAME} can be there")
+            raise ram.error(pa, self.SIZE, f"no struct {self.C_NAME} can be there")
         self.ram = ram
         self.pa = pa
         self._u64 = ram.u64
@@ -354,13 +385,33 @@ class Struct:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Struct) or type(other) is not type(self):
             return NotImplemented
-        return self.pa == other.pa and self.ram is other.ram
+        return self.pa == other.pa and self._u64 is other._u64
 
     def __hash__(self) -> int:
         return hash((self.C_NAME, self.pa))
 
     def __repr__(self) -> str:
         return f"<struct {self.C_NAME} at PA {self.pa:#x}>"
+
+    def problem(self, space: Space) -> str | None:
+        """What is impossible about the fields, the name of the field first; None if nothing."""
+        return None
+
+    def trust(self, space: Space) -> Self:
+        """The structure itself, if nothing is impossible about it. Raises CorruptionError."""
+        problem = self.problem(space)
+        if problem is not None:
+            raise CorruptionError(self.C_NAME, self.pa - self.ram.base + space.page_offset, problem)
+        return self
+
+    @classmethod
+    def at(cls, space: Space, va: int) -> Self:
+        """The structure that a pointer in RAM points to (VA). Raises CorruptionError."""
+        try:
+            pa = space.pa(va)
+        except BadAddress as e:
+            raise CorruptionError(cls.C_NAME, va, "a pointer to it is no address of RAM") from e
+        return cls(space.ram, pa).trust(space)
 
     def clear(self) -> None:
         """Set every byte of the structure to 0."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from emu.ram import PAGE_SIZE, Ram
-from mm.errors import MemblockError
+from mm.errors import CorruptionError, MemblockError
 from mm.layout import Struct, chars, nested, ptr, s32, u8, u32, u64
 
 INIT_MEMBLOCK_REGIONS = 128
@@ -90,11 +90,12 @@ class Memblock:
         kind = self.head.reserved if i else self.head.memory
         count = kind.cnt
         if count > INIT_MEMBLOCK_REGIONS:
-            raise MemblockError(f"memblock.{kind.name} at {kind.pa:#x} claims {count} regions")
+            raise CorruptionError(f"memblock.{kind.name}", kind.pa, f"it claims {count} regions")
         regions = []
         for n in range(count):
             region = MemblockRegion(self.ram, self._array_pa(i) + n * MemblockRegion.SIZE)
-            regions.append(Region(region.base, region.base + region.length, region.flags))
+            end = region.base + region.length
+            regions.append(Region(region.base, end, region.flags))
         return regions
 
     def _store(self, i: int, regions: list[Region]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from mm.addrspace import Space
+from mm.errors import CorruptionError
 from mm.gfp import format_gfp, gfp_migratetype
 from mm.page import format_flags
 from mm.page_ext import (
@@ -27,7 +28,7 @@ from mm.page_ext import (
     PageOwnerRecord,
     StackRecord,
 )
-from mm.zone import PAGEBLOCK_ORDER
+from mm.zone import MAX_PAGE_ORDER, PAGEBLOCK_ORDER
 
 MIGRATETYPE_NAMES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic")
 MIGRATE_REASONS = ("compaction",)
@@ -136,7 +137,7 @@ class PageOwner:
         else:
             yield "page_owner free stack trace missing"
         if r.last_migrate_reason != -1:
-            reason = MIGRATE_REASONS[r.last_migrate_reason]
+            reason = _migrate_reason(r)
             yield f"page has been migrated, last migrate reason: {reason}"
 
     def lines(self, pfn: int, block_type: int, flags: int) -> list[str]:
@@ -154,7 +155,7 @@ class PageOwner:
         ]
         found += [f" {name}" for name in self.stack(r.handle).splitlines()]
         if r.last_migrate_reason != -1:
-            reason = MIGRATE_REASONS[r.last_migrate_reason]
+            reason = _migrate_reason(r)
             found.append(f"Page has been migrated, last migrate reason: {reason}")
         return found
 
@@ -167,7 +168,18 @@ class PageOwner:
         for i in at:
             if i >= end:
                 yield self.space.start_pfn + i
-                end = i + (1 << int(table["order"][i]))
+                order = int(table["order"][i])
+                if order > MAX_PAGE_ORDER:
+                    pa = self.record(self.space.start_pfn + i).pa
+                    raise CorruptionError("page_owner", pa, f"order {order}")
+                end = i + (1 << order)
+
+
+def _migrate_reason(record: PageOwnerRecord) -> str:
+    reason = record.last_migrate_reason
+    if not 0 <= reason < len(MIGRATE_REASONS):
+        raise CorruptionError(record.C_NAME, record.pa, f"last_migrate_reason {reason}")
+    return MIGRATE_REASONS[reason]
 
 
 def _stack_text() -> str:

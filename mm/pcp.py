@@ -44,6 +44,7 @@ import numpy as np
 from mm.errors import ListCorruption
 from mm.free_area import ZERO_PAGE_WORDS, FreeAreas, ZoneIndex
 from mm.gfp import MigrateType
+from mm.layout import count_down, count_up
 from mm.page import (
     PAGE_WORDS,
     PCP_WORD,
@@ -84,7 +85,7 @@ class PerCpuLists(FreeAreas):
         if u64[i + W_TYPE_REF] != PCP_WORD:
             raise ListCorruption(link, "an entry of a per-CPU list is no free page")
         self.lists.delete(link)
-        u64[zone.pcp_count] -= 1 << order
+        count_down(u64, zone.pcp_count, 1 << order, "per_cpu_pages.count")
         return self._start + (offset >> 6)
 
     def _pcp_refill(self, zone: ZoneIndex, order: int, mt: MigrateType) -> bool:
@@ -100,7 +101,7 @@ class PerCpuLists(FreeAreas):
             pfn, got = taken
             count = 1 << got - order
             self._list_pcp_run(zone, pfn, order, count, head)
-            self._u64[zone.pcp_count] += 1 << got
+            count_up(self._u64, zone.pcp_count, 1 << got, "per_cpu_pages.count")
             left -= count
         return left < blocks
 
@@ -181,8 +182,8 @@ class PerCpuLists(FreeAreas):
             self.lists.delete(link)
             for page in range(i, i + (PAGE_WORDS << order), PAGE_WORDS):
                 u64[page : page + PAGE_WORDS] = ZERO_PAGE_WORDS
-            u64[zone.pcp_count] -= 1 << order
-            u64[zone.free_word] += 1 << order
+            count_down(u64, zone.pcp_count, 1 << order, "per_cpu_pages.count")
+            count_up(u64, zone.free_word, 1 << order, "zone.nr_free_pages")
             self._free_one_page(zone, pfn, order, self._list_type(pfn))
             freed += 1 << order
         return freed

@@ -47,6 +47,7 @@ from emu.paging import (
     PTE_W,
     PTE_X,
     PTES_PER_TABLE,
+    SATP_ASID_MASK,
     VPN_BITS,
     PagingMode,
     is_leaf,
@@ -55,7 +56,7 @@ from emu.paging import (
 )
 from mm.addrspace import Space
 from mm.buddy import Buddy
-from mm.errors import BadPage, MappingExists, OutOfMemory, PageTableError
+from mm.errors import BadPage, CorruptionError, MappingExists, OutOfMemory, PageTableError
 from mm.gfp import GFP_KERNEL
 from mm.hart import FLUSH_TLB_NO_ASID, HartOps
 from mm.layout import ListHead, Struct, nested, ptr, s32, u32, u64
@@ -79,6 +80,7 @@ _PROT_BITS = PTE_R | PTE_W | PTE_X | PTE_U | PTE_G
 _LEAF = PTE_R | PTE_W | PTE_X
 _LAST = PTES_PER_TABLE - 1
 _ZERO_TABLE = bytes(PAGE_SIZE)
+_RESERVED_SHIFT = 54  # of a PTE: from here on reserved, Svpbmt, Svnapot
 _VECTOR_MIN = 48  # from here on numpy beats a loop
 
 PteArray = npt.NDArray[np.uint64]
@@ -101,6 +103,15 @@ class MmStruct(Struct, c_name="mm_struct"):
     start_brk = u64()
     brk = u64()
     start_stack = u64()
+
+    def problem(self, space: Space) -> str | None:
+        if self.pgd and (
+            self.pgd % PAGE_SIZE or not space.page_offset <= self.pgd < space.direct_end
+        ):
+            return f"pgd {self.pgd:#x} is no frame"
+        if self.asid > SATP_ASID_MASK:
+            return f"asid {self.asid:#x} is of more than 16 bits"
+        return None
 
 
 class PageTables:
@@ -156,8 +167,11 @@ class PageTables:
         self._free_tables(mm, [root])
 
     def root(self, mm: MmStruct) -> int:
-        """The PA of the root table of ``mm``."""
-        return self.space.pa(mm.pgd)
+        """The PA of the root table of ``mm``. Raises CorruptionError."""
+        pgd = mm.pgd
+        if pgd % PAGE_SIZE or not self.space.page_offset <= pgd < self.space.direct_end:
+            raise CorruptionError(mm.C_NAME, self.space.va(mm.pa), f"pgd {pgd:#x} is no frame")
+        return pgd - self.space.page_offset + self._base
 
     def satp(self, mm: MmStruct) -> int:
         """The satp that selects ``mm``."""
@@ -179,6 +193,17 @@ class PageTables:
 
     def _word(self, table: int, index: int) -> int:
         return ((table - self._base) >> 3) + index
+
+    def _trust_ptes(self, pa: int, entries: PteArray) -> None:
+        """Raise PageTableError for entries (the first at ``pa``) that nothing here writes: with
+        bits above the PPN, or without V and not 0."""
+        used = entries[entries != 0]
+        if (used >> np.uint64(_RESERVED_SHIFT)).any() or not (used & np.uint64(PTE_V)).all():
+            bad = (entries >> np.uint64(_RESERVED_SHIFT) != 0) | (
+                (entries != 0) & (entries & np.uint64(PTE_V) == 0)
+            )
+            i = int(bad.argmax())
+            raise PageTableError(f"{int(entries[i]):#x} is no PTE", pa + i * PTE_SIZE)
 
     def _table_of(self, pte: int) -> int:
         """The PA of the table a pointer PTE names. Raises PageTableError if that is no RAM."""
@@ -602,6 +627,7 @@ class PageTables:
         shift = self.mode.shift(level)
         index, count = self.mode.index(va, level), ((end - 1) >> shift) - (va >> shift) + 1
         entries = self.ram.array(table + index * PTE_SIZE, count)
+        self._trust_ptes(table + index * PTE_SIZE, entries)
         if level == 0:
             if entries.any():
                 gone.append((va, 0, entries.copy()))
@@ -638,6 +664,7 @@ class PageTables:
         shift = self.mode.shift(level)
         index, count = self.mode.index(va, level), ((end - 1) >> shift) - (va >> shift) + 1
         entries = self.ram.array(table + index * PTE_SIZE, count)
+        self._trust_ptes(table + index * PTE_SIZE, entries)
         if level == 0:
             old = entries.copy()
             new = np.where(
@@ -702,6 +729,10 @@ class PageTables:
                 continue
             if pte & _PROT_BITS == prot:
                 return
+            if pte >> _RESERVED_SHIFT:
+                raise PageTableError(
+                    f"{pte:#x} is no PTE", self._base + 8 * self._word(table, index)
+                )
             child = self._alloc_tables(mm, 1)[0]
             step = self.mode.span(level - 1) >> PAGE_SHIFT << PTE_PPN_SHIFT
             self.ram.array(child, PTES_PER_TABLE)[:] = np.arange(

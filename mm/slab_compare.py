@@ -20,9 +20,9 @@ a line of kmem_cache now and then; they are not counted, for none of the three.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -293,6 +293,11 @@ class CountingRam(Ram):
         self.lines: set[int] = set()
         self._plain = self.u64
         self.u64 = _CountingView(self, self._plain)  # type: ignore[assignment]
+
+    def refusing_with(self, error: Callable[[int, int, str], Exception]) -> Self:
+        """One object alone, so that there is one that counts."""
+        self.error = error
+        return self
 
     def _offset(self, pa: int, size: int, align: int) -> int:
         offset = super()._offset(pa, size, align)

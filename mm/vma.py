@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 
 from emu.paging import SATP_ASID_MASK
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.addrspace import Space
 from mm.buddy import Buddy
-from mm.errors import OutOfMemory, VmaError
+from mm.errors import CorruptionError, OutOfMemory, VmaError
 from mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_ZERO
 from mm.hart import HartOps
 from mm.layout import IntArray, ListHead, Struct, chars, nested, ptr, u64
@@ -56,6 +57,16 @@ class VmArea(Struct, c_name="vm_area_struct"):
     vm_page_prot = u64()
     vm_pgoff = u64()
     name = chars(32)
+
+    def problem(self, space: Space) -> str | None:
+        start, end = self.vm_start, self.vm_end
+        if not start < end <= space.layout.task_size or (start | end) & (PAGE_SIZE - 1):
+            return f"vm_start {start:#x}, vm_end {end:#x}: one or more whole pages of user space"
+        try:
+            vm_get_page_prot(self.vm_flags)
+        except ValueError as e:
+            return f"vm_flags {self.vm_flags:#x}: {e}"
+        return None
 
 
 def vm_get_page_prot(vm_flags: int) -> int:
@@ -126,10 +137,7 @@ class AddressSpaces:
 
     def mms(self) -> list[MmStruct]:
         """All address spaces but the kernel's own, oldest first."""
-        return [
-            MmStruct(self.ram, self.lists.resolve(link))
-            for link in self.lists.walk(self.mmlist, MAX_MMS)
-        ]
+        return [MmStruct.at(self.space, link) for link in self.lists.walk(self.mmlist, MAX_MMS)]
 
     def _used_asids(self) -> set[int]:
         """The ASIDs that are given out: read off the mm list once, then kept up to date, so
@@ -192,22 +200,39 @@ class AddressSpaces:
         index = self._index.get(mm.pa)
         if index is None:
             head = self.space.va(mm.pa) + _VMAS
-            vmas = [
-                VmArea(self.ram, self.lists.resolve(link))
-                for link in self.lists.walk(head, MAX_MAP_COUNT)
-            ]
+            vmas = [VmArea.at(self.space, link) for link in self.lists.walk(head, MAX_MAP_COUNT)]
+            for low, high in pairwise(vmas):
+                if low.vm_end > high.vm_start:
+                    raise self._misplaced(high)
             index = self._index[mm.pa] = _Index([v.vm_start for v in vmas], vmas)
         return index
 
     def vmas(self, mm: MmStruct) -> list[VmArea]:
-        """The VMAs of ``mm`` by address. Raises ListCorruption."""
-        return list(self._load(mm).vmas)
+        """The VMAs of ``mm`` by address. Raises CorruptionError."""
+        return [vma.trust(self.space) for vma in self._load(mm).vmas]
+
+    def _place(self, index: _Index, vma: VmArea) -> int:
+        """Where in the index a VMA is. Raises CorruptionError for one that has moved."""
+        i = bisect_left(index.starts, vma.trust(self.space).vm_start)
+        if i == len(index.vmas) or index.vmas[i] != vma:
+            raise self._misplaced(vma)
+        if i + 1 < len(index.starts) and vma.vm_end > index.starts[i + 1]:
+            raise self._misplaced(vma)
+        return i
+
+    def _misplaced(self, vma: VmArea) -> CorruptionError:
+        return CorruptionError(
+            vma.C_NAME,
+            self.space.va(vma.pa),
+            f"vm_start {vma.vm_start:#x}, vm_end {vma.vm_end:#x}: it is not between its neighbours",
+        )
 
     def find_vma(self, mm: MmStruct, va: int) -> VmArea | None:
         """The first VMA that ends above ``va`` (Linux's find_vma): it may start above it too."""
         index = self._load(mm)
         i = max(0, bisect_right(index.starts, va) - 1)
         for vma in index.vmas[i : i + 2]:
+            self._place(index, vma)
             if va < vma.vm_end:
                 return vma
         return None
@@ -231,6 +256,8 @@ class AddressSpaces:
         end = self.pgtable.check_range(mm, start, size)
         index = self._load(mm)
         i = bisect_left(index.starts, start)
+        for near in index.vmas[max(i - 1, 0) : i + 1]:
+            self._place(index, near)
         if (i and index.vmas[i - 1].vm_end > start) or (
             i < len(index.starts) and index.starts[i] < end
         ):
@@ -276,10 +303,10 @@ class AddressSpaces:
 
     def _remove(self, mm: MmStruct, vma: VmArea) -> None:
         """Unmap a whole VMA, free its frames and its struct."""
+        i = self._place(self._load(mm), vma)
         size = vma.vm_end - vma.vm_start
         self.buddy.free_page_runs(self.pgtable.unmap_range(mm, vma.vm_start, size))
         index = self._load(mm)
-        i = bisect_left(index.starts, vma.vm_start)
         del index.starts[i], index.vmas[i]
         self._free_vma(mm, vma)
         mm.total_vm -= size >> PAGE_SHIFT

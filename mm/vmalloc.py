@@ -45,8 +45,8 @@ from emu.paging import PTE_W, PTE_X
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.addrspace import MODULES_END, MODULES_VADDR, Space
 from mm.buddy import Buddy
-from mm.errors import BadAddress, BadFree, OutOfMemory, VmaError
-from mm.gaptree import GapTree
+from mm.errors import BadFree, CorruptionError, OutOfMemory, VmaError
+from mm.gaptree import GapTree, Node
 from mm.gfp import __GFP_NOWARN as GFP_NOWARN
 from mm.gfp import (
     GFP_DMA,
@@ -92,6 +92,26 @@ class VmStruct(Struct, c_name="vm_struct"):
     purge_list = nested(ListHead)  # VM_LAZY_FREE: what the next purge takes
     page_order = u32()  # of the blocks behind it: 0, or PMD_ORDER
     caller = chars(_CALLER_SIZE)
+
+    def problem(self, space: Space) -> str | None:
+        addr, size, layout = self.addr, self.size, space.layout
+        if size % PAGE_SIZE or size < 2 * PAGE_SIZE:
+            return f"size {size:#x} is not that of pages and a guard page"
+        if addr % PAGE_SIZE or not any(
+            low <= addr and addr + size <= high
+            for low, high in (
+                (layout.vmalloc_start, layout.vmalloc_end),
+                (MODULES_VADDR, MODULES_END),
+            )
+        ):
+            return f"addr {addr:#x}, size {size:#x}: not in vmalloc's or the modules' range"
+        if self.nr_pages not in (0, (size >> PAGE_SHIFT) - 1):
+            return f"nr_pages {self.nr_pages:#x} is not that of size {size:#x}"
+        if bool(self.pages) != bool(self.nr_pages) or self.pages & 7:
+            return f"pages {self.pages:#x} is no array of {self.nr_pages} pages"
+        if self.page_order not in (0, PMD_ORDER):
+            return f"page_order {self.page_order} is neither 0 nor {PMD_ORDER}"
+        return None
 
 
 _PURGE = VmStruct.offset_of("purge_list")
@@ -141,11 +161,11 @@ class Vmalloc:
         self._mapping = False
         self._tree: GapTree[VmStruct | None] = GapTree(None, PAGE_SIZE)  # derived
         for link in lists.walk(vmap_area_list, MAX_AREAS):
-            area = VmStruct(self.ram, lists.resolve(link))
+            area = VmStruct.at(space, link)
             try:
                 self._tree.insert(area.addr, area.addr + area.size, area)
             except ValueError as e:
-                raise VmaError(f"vm_struct at {link:#x} overlaps another: {e}") from e
+                raise CorruptionError("vm_struct", link, f"it overlaps another: {e}") from e
 
     # looking
 
@@ -156,12 +176,26 @@ class Vmalloc:
 
     def all_areas(self) -> list[VmStruct]:
         """The areas by address, those that wait for a purge among them."""
-        return [node.item for node in self._tree if node.item is not None]
+        return [self._area(node) for node in self._tree if node.item is not None]
+
+    def _area(self, node: Node[VmStruct | None]) -> VmStruct:
+        """The area of a node of the tree. Raises CorruptionError when it has moved since."""
+        area = node.item
+        assert area is not None  # only the sentinel has none
+        area.trust(self.space)
+        if area.addr != node.start or area.size != node.end - node.start:
+            raise CorruptionError(
+                area.C_NAME,
+                self.space.va(area.pa),
+                f"addr {area.addr:#x}, size {area.size:#x}: it was made at "
+                f"{node.start:#x}, of {node.end - node.start:#x} bytes",
+            )
+        return area
 
     def lazy_areas(self) -> list[VmStruct]:
         """The areas that wait for a purge, in the order in which they were freed."""
         return [
-            VmStruct(self.ram, self.lists.resolve(link - _PURGE))
+            VmStruct.at(self.space, link - _PURGE)
             for link in self.lists.walk(self.purge_list, MAX_AREAS)
         ]
 
@@ -179,24 +213,32 @@ class Vmalloc:
         node = self._tree.at_or_below(va)
         if node is None or va >= node.end - PAGE_SIZE:
             return None
-        area = node.item
-        return None if area is None or area.flags & VM_LAZY_FREE else area
+        area = self._area(node)
+        return None if area.flags & VM_LAZY_FREE else area
 
     def find_area_or_guard(self, va: int) -> VmStruct | None:
         """As find_vm_area, but guard pages and areas that wait for a purge count too."""
         node = self._tree.at_or_below(va)
-        return node.item if node is not None and va < node.end else None
+        return self._area(node) if node is not None and va < node.end else None
 
     def _array_runs(self, area: VmStruct) -> list[tuple[int, int]]:
-        """Where the area's page array lies: ``(PA, words)``. Raises BadAddress."""
+        """Where the area's page array lies: ``(PA, words)``. Raises CorruptionError."""
         count = area.nr_pages
         if not count:
             return []
         if self.space.page_offset <= area.pages < self.space.direct_end:
+            if area.pages + 8 * count > self.space.direct_end:
+                raise CorruptionError(
+                    area.C_NAME, self.space.va(area.pa), f"nr_pages {count} of pages is too many"
+                )
             return [(self.space.pa(area.pages), count)]
         holder = self.find_vm_area(area.pages)
         if holder is None or holder.addr != area.pages or holder.nr_pages * 512 < count:
-            raise BadAddress(area.pages, "vm_struct.pages is no array of pages")
+            raise CorruptionError(
+                area.C_NAME,
+                self.space.va(area.pa),
+                f"pages {area.pages:#x} is no array of {count} pages",
+            )
         pieces = []
         for pfn, n in runs_of(self._pfns(holder)):
             words = min(count, n << PAGE_SHIFT - 3)
@@ -216,11 +258,15 @@ class Vmalloc:
         )
         if bad.any():
             va = int(pointers[int(bad.argmax())]) + self.space.vmemmap & (1 << 64) - 1
-            raise BadAddress(va, "not a struct page in vmemmap")
+            raise CorruptionError(
+                area.C_NAME,
+                self.space.va(area.pa),
+                f"pages[{int(bad.argmax())}] {va:#x} is no struct page",
+            )
         return (pointers >> np.uint64(6)).astype(np.int64) + self.space.start_pfn
 
     def pages_of(self, area: VmStruct) -> list[int]:
-        """PFNs of the frames of an area, in order. Raises BadAddress if they are no pages."""
+        """PFNs of the frames of an area, in order. Raises CorruptionError if they are no pages."""
         pfns: list[int] = self._pfns(area).tolist()
         return pfns
 
@@ -254,7 +300,10 @@ class Vmalloc:
     def _forget(self, area: VmStruct) -> None:
         """Free an area's addresses and struct. No TLB may know anything of it."""
         node = self._tree.at_or_below(area.addr)
-        assert node is not None and node.start == area.addr
+        if node is None or node.item != area:
+            raise CorruptionError(
+                area.C_NAME, self.space.va(area.pa), f"addr {area.addr:#x}: it was made elsewhere"
+            )
         self._tree.remove(node)
         struct_va = self.space.va(area.pa)
         self.lists.delete(struct_va)

@@ -281,7 +281,7 @@ def _memblock(kernel: Kernel, pa: int, found: What) -> None:
 def _frame(kernel: Kernel, pa: int, found: What) -> None:
     space, u64 = kernel.space, kernel.ram.u64
     pfn = pa >> PAGE_SHIFT
-    zone = next(z for z in kernel.zones if z.zone_start_pfn <= pfn < z.zone_end_pfn)
+    zone = kernel.buddy.page_zone(pfn)
     i = space.page_index(pfn)
     flags = u64[i + W_FLAGS]
     mt = kernel.buddy.get_pageblock_migratetype(pfn)

@@ -20,10 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import isqrt
+from typing import TYPE_CHECKING
 
 from emu.ram import PAGE_SHIFT
+from mm.errors import CorruptionError
 from mm.gfp import MAX_NR_ZONES, MIGRATE_TYPES, ZoneType
 from mm.layout import ListHead, Struct, array_of, chars, nested, s32, u64, u64_array
+
+if TYPE_CHECKING:
+    from mm.addrspace import Space
 
 MAX_PAGE_ORDER = 10
 NR_PAGE_ORDERS = MAX_PAGE_ORDER + 1
@@ -92,6 +97,19 @@ class Zone(Struct, c_name="zone"):
     free_area = array_of(FreeArea, NR_PAGE_ORDERS)
     per_cpu_pageset = nested(PerCpuPages)
 
+    def problem(self, space: Space) -> str | None:
+        start, end = self.zone_start_pfn, self.zone_end_pfn
+        if not space.start_pfn <= start <= end <= space.end_pfn:
+            return f"zone_start_pfn {start:#x}, spanned_pages {self.spanned_pages:#x}: not in RAM"
+        if not 0 <= self.zone_idx < MAX_NR_ZONES:
+            return f"zone_idx {self.zone_idx}"
+        first, last = self.first_deferred_pfn, self.deferred_end_pfn
+        if first > last or (last and not start <= first <= last <= end):
+            return f"first_deferred_pfn {first:#x}, deferred_end_pfn {last:#x}: not in the zone"
+        if (first | last) & (MAX_ORDER_NR_PAGES - 1):
+            return f"first_deferred_pfn {first:#x}, deferred_end_pfn {last:#x}: whole blocks"
+        return None
+
     @property
     def zone_end_pfn(self) -> int:
         """The PFN after the zone's last."""
@@ -99,7 +117,10 @@ class Zone(Struct, c_name="zone"):
 
     @property
     def type(self) -> ZoneType:
-        return ZoneType(self.zone_idx)
+        number = self.zone_idx
+        if not 0 <= number < MAX_NR_ZONES:
+            raise CorruptionError(self.C_NAME, self.pa, f"zone_idx {number}")
+        return ZoneType(number)
 
 
 # (zone, PA after its last byte); None is "to the end of RAM". Empty zones are allowed.

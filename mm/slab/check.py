@@ -56,6 +56,9 @@ def _common(cache: KmemCache) -> None:
         raise CheckError("kmem_cache", cache.va, f"{s.name}: refcount is not 0")
     if not s.object_size or s.object_size > s.size:
         raise CheckError("kmem_cache", cache.va, f"{s.name}: an object fits its size")
+    problem = s.problem(cache._space) or cache.problem(cache.allocator, s)
+    if problem is not None:
+        raise CheckError("kmem_cache", cache.va, f"{s.name}: {problem}")
 
 
 def _counters(cache: KmemCache, slabs: int, objects: int) -> None:

@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Protocol
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.addrspace import KERNEL_LINK_ADDR, PAGE_STRUCT_SHIFT, Space
 from mm.buddy import Buddy
-from mm.errors import BadAddress, BadFree, GfpError, OutOfMemory, SlabError
+from mm.errors import BadFree, CorruptionError, GfpError, OutOfMemory, SlabError
 from mm.gfp import __GFP_DMA as GFP_DMA
 from mm.gfp import __GFP_DMA32 as GFP_DMA32
 from mm.gfp import __GFP_RECLAIMABLE as GFP_RECLAIMABLE
 from mm.gfp import GFP_COMP, GFP_KERNEL, GFP_ZERO, format_gfp
+from mm.layout import count_down
 from mm.lists import Lists
 from mm.page import ALLOCATED_WORD, PG_HEAD, SLAB_WORD, W_TYPE_REF, format_flags
 from mm.page_ext import PageAllocInfo
@@ -75,6 +76,7 @@ from mm.slab.structs import (
     KmemCacheStruct,
     SlabRoot,
 )
+from mm.zone import MAX_PAGE_ORDER
 
 if TYPE_CHECKING:
     from mm.kmemleak import Kmemleak
@@ -185,6 +187,12 @@ class KmemCache(ABC):
     def __repr__(self) -> str:
         return f"<kmem_cache {self.name}>"
 
+    @staticmethod
+    @abstractmethod
+    def problem(allocator: SlabAllocator, s: KmemCacheStruct) -> str | None:
+        """What is impossible about a struct kmem_cache of this allocator, None if nothing:
+        what is derived from it once is believed from then on."""
+
     @property
     def name(self) -> str:
         """As in /proc/slabinfo."""
@@ -192,8 +200,13 @@ class KmemCache(ABC):
 
     @property
     def object_size(self) -> int:
-        """Bytes that the user of an object may touch."""
-        return self.struct.object_size
+        """Bytes that the user of an object may touch. Raises CorruptionError."""
+        object_size = self.struct.object_size
+        if not 0 < object_size <= self._size:
+            raise CorruptionError(
+                "kmem_cache", self.va, f"object_size {object_size} of a size of {self._size}"
+            )
+        return object_size
 
     @property
     def size(self) -> int:
@@ -427,8 +440,10 @@ class KmemCache(ABC):
         return i
 
     def _account(self, slabs: int, objects: int) -> None:
-        self._u64[self._index + W_NR_SLABS] += slabs
-        self._u64[self._index + W_TOTAL_OBJECTS] += objects
+        count_down(self._u64, self._index + W_NR_SLABS, -slabs, "kmem_cache_node.nr_slabs")
+        count_down(
+            self._u64, self._index + W_TOTAL_OBJECTS, -objects, "kmem_cache_node.total_objects"
+        )
 
     def _free_slab_page(self, i: int) -> None:
         """Back to an ordinary block, which is what the buddy gave, and to the buddy."""
@@ -798,19 +813,28 @@ class SlabAllocator(ABC):
     def caches(self) -> list[KmemCache]:
         """All caches, oldest first. Raises ListCorruption."""
         return [
-            self.cache_at(link - CACHE_LINK)
-            for link in self.lists.walk(self.slab_caches, MAX_CACHES)
+            self._view(link - CACHE_LINK) for link in self.lists.walk(self.slab_caches, MAX_CACHES)
         ]
 
     def cache_at(self, va: int) -> KmemCache:
-        """The cache whose struct kmem_cache is at ``va`` (VA). Raises SlabError."""
+        """The cache whose struct kmem_cache is at ``va`` (VA). Raises CorruptionError for what
+        is none, or not on the list of caches."""
         cache = self._by_va.get(va)
         if cache is None:
-            try:
-                cache = self.cache_type(self, self.space.pa(va))
-            except (BadAddress, ValueError) as e:
-                raise SlabError(f"no kmem_cache at {va:#x}") from e
-            self._by_va[va] = cache
+            self.caches()
+            cache = self._by_va.get(va)
+        if cache is None:
+            raise CorruptionError("kmem_cache", va, "a pointer to it, but no such cache is listed")
+        return cache
+
+    def _view(self, va: int) -> KmemCache:
+        cache = self._by_va.get(va)
+        if cache is None:
+            struct = KmemCacheStruct.at(self.space, va)
+            problem = self.cache_type.problem(self, struct)
+            if problem is not None:
+                raise CorruptionError("kmem_cache", va, problem)
+            cache = self._by_va[va] = self.cache_type(self, struct.pa)
         return cache
 
     def slab_index(self, va: int) -> int:
@@ -836,7 +860,11 @@ class SlabAllocator(ABC):
 
     def slab_order(self, i: int) -> int:
         """The order of the slab whose head struct page is at word ``i``."""
-        return self.ram.u64[i + 8] & 0xFF if self.ram.u64[i] & PG_HEAD else 0
+        order = self.ram.u64[i + 8] & 0xFF if self.ram.u64[i] & PG_HEAD else 0
+        if order > MAX_PAGE_ORDER:
+            pfn = self.space.start_pfn + ((i - self._memmap) >> 3)
+            raise CorruptionError("slab", self.space.page_va(pfn), f"its order is {order}")
+        return order
 
     def cache_of(self, va: int) -> KmemCache | None:
         """The cache whose slab the direct-map address lies in, None if in no slab of one."""

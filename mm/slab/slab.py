@@ -36,6 +36,7 @@ from collections.abc import Iterable, Iterator
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.errors import BadFree, SlabError
+from mm.layout import count_down, count_up
 from mm.page import ALLOCATED_WORD, SLAB_WORD, W_TYPE_REF
 from mm.slab.common import (
     KmemCache,
@@ -123,6 +124,22 @@ class SlabCache(KmemCache):
         self._entry = ac_index + (ArrayCache.SIZE >> 3)
         ac = self.array_cache
         self._limit, self._batchcount = ac.limit, ac.batchcount
+
+    @staticmethod
+    def problem(allocator: SlabAllocator, s: KmemCacheStruct) -> str | None:
+        if s.min > MAX_PAGE_ORDER or not 0 < s.num <= SLAB_OBJ_MAX_NUM:
+            return f"min {s.min}, num {s.num}: no such slab"
+        if s.num * s.size > PAGE_SIZE << s.min or s.freelist_size != s.num:
+            return f"num {s.num} of size {s.size}, freelist_size {s.freelist_size}"
+        if s.freelist_kind > FREELIST_IN_OBJECT or s.obj_offset >= s.size or not s.colour_off:
+            return f"freelist_kind {s.freelist_kind}, obj_offset {s.obj_offset}"
+        space = allocator.space
+        if s.array_cache != s.pa - space.ram.base + space.page_offset + KmemCacheStruct.SIZE:
+            return f"array_cache {s.array_cache:#x} is not right behind"
+        ac = ArrayCache(space.ram, s.pa + KmemCacheStruct.SIZE)
+        if not 0 < ac.batchcount <= ac.limit <= ARRAY_LIMIT_MAX:
+            return f"array_cache: limit {ac.limit}, batchcount {ac.batchcount}"
+        return None
 
     @property
     def order(self) -> int:
@@ -294,8 +311,8 @@ class SlabCache(KmemCache):
         avail = u64[self._ac] & _LOW32
         for n, va in enumerate(free):
             u64[self._entry + avail + n] = va
-        u64[self._ac] += take
-        u64[i + W_COUNTERS] += take * _ACTIVE
+        count_up(u64, self._ac, take, "array_cache.avail")
+        count_up(u64, i + W_COUNTERS, take * _ACTIVE, "slab.counters")
         return count - take
 
     def _refill(self, gfp: int) -> bool:
@@ -321,7 +338,7 @@ class SlabCache(KmemCache):
                 want = self._alloc_block(i, want)
                 self._unlist(i)
                 self._fixup_list(i)
-            u64[node] -= u64[self._ac] & _LOW32
+            count_down(u64, node, u64[self._ac] & _LOW32, "kmem_cache_node.free_objects")
         if not u64[self._ac] & _LOW32:
             grown = self._grow(gfp)
             if grown is None:
@@ -329,7 +346,7 @@ class SlabCache(KmemCache):
             self._alloc_block(grown, want)
             active = u64[grown + W_COUNTERS] >> 32
             self._fixup_list(grown)
-            u64[node] += self._num - active
+            count_up(u64, node, self._num - active, "kmem_cache_node.free_objects")
         return True
 
     def _free_block(self, count: int) -> None:
@@ -342,7 +359,7 @@ class SlabCache(KmemCache):
         for i, va in zip(slabs, gone, strict=True):
             self._unlist(i)
             active = (u64[i + W_COUNTERS] >> 32) - 1
-            u64[i + W_COUNTERS] -= _ACTIVE
+            count_down(u64, i + W_COUNTERS, _ACTIVE, "slab.counters")
             if not u64[i + W_FREELIST]:
                 u64[i + W_FREELIST] = va
             index = (va - self._obj_offset - self._s_mem(i)) // self._size
@@ -353,8 +370,8 @@ class SlabCache(KmemCache):
                 self._list(i, self._free_slabs)
         for n, va in enumerate(kept):
             u64[self._entry + n] = va
-        u64[self._ac] -= len(gone)
-        u64[node] += len(gone)
+        count_down(u64, self._ac, len(gone), "array_cache.avail")
+        count_up(u64, node, len(gone), "kmem_cache_node.free_objects")
         self._trim(self.struct.node.free_limit)
 
     def _trim(self, limit: int) -> int:
@@ -367,7 +384,7 @@ class SlabCache(KmemCache):
             last = u64[self._space.index(self._free_slabs) + 1]
             i = self._page_index_of(last - 8 * W_SLAB_LIST)
             self._unlist(i)
-            u64[node] -= self._num
+            count_down(u64, node, self._num, "kmem_cache_node.free_objects")
             gone.append(i)
         for i in gone:
             self._destroy_slab(i)
@@ -388,7 +405,7 @@ class SlabCache(KmemCache):
         i = self.allocator.slab_index(va)
         if i < 0 or u64[i + W_SLAB_CACHE] != self.va:
             raise SlabError(f"cache {self.name}: {va:#x} in its array_cache is no object of it")
-        u64[ac] -= 1
+        count_down(u64, ac, 1, "array_cache.avail")
         u64[ac + 1] |= 1 << 32  # touched
         if self._debug:
             self._debug_alloc(va)
@@ -431,7 +448,7 @@ class SlabCache(KmemCache):
             self._free_block(self._batchcount)
             avail = u64[ac] & _LOW32
         u64[self._entry + avail] = va
-        u64[ac] += 1
+        count_up(u64, ac, 1, "array_cache.avail")
         allocator = self.allocator
         if allocator.hooked and allocator.kmemleak:
             allocator.kmemleak.free(va)
@@ -455,7 +472,7 @@ class SlabCache(KmemCache):
             if self._runs(part, distinct=False) is None:
                 self._check_many(part)
             objects += part
-            u64[ac] -= take
+            count_down(u64, ac, take, "array_cache.avail")
             u64[ac + 1] |= 1 << 32
         return objects
 
@@ -498,7 +515,7 @@ class SlabCache(KmemCache):
             rest = rest[len(part) :]
             at = self._entry + avail
             u64[at : at + len(part)] = memoryview(array("Q", part))
-            u64[ac] += len(part)
+            count_up(u64, ac, len(part), "array_cache.avail")
 
     # debugging: | red word | object | red word | last caller |
 

@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.errors import BadFree, SlabError
 from mm.gfp import GFP_COMP, GFP_ZERO
+from mm.layout import count_down, count_up
 from mm.page import ALLOCATED_WORD, PG_BIT, SLAB_WORD, W_OWNER, W_TYPE_REF
 from mm.slab.common import (
     KmemCache,
@@ -48,6 +49,7 @@ from mm.slab.structs import (
     W_SLAB_CACHE,
     W_SLAB_LIST,
     W_TOTAL_OBJECTS,
+    KmemCacheStruct,
     SlabRoot,
 )
 
@@ -67,6 +69,12 @@ class SlobCache(KmemCache):
     """A SLOB cache: little more than a size."""
 
     allocator: Slob
+
+    @staticmethod
+    def problem(allocator: SlabAllocator, s: KmemCacheStruct) -> str | None:
+        if s.size % SLOB_UNIT or (s.size > PAGE_SIZE and s.size & (s.size - 1)):
+            return f"size {s.size} is that of no object"
+        return None
 
     @property
     def order(self) -> int:
@@ -90,7 +98,7 @@ class SlobCache(KmemCache):
         else:
             va = slob.new_pages(gfp, get_order(self._size))
         if va is not None:
-            self._u64[self._index + W_TOTAL_OBJECTS] += 1
+            count_up(self._u64, self._index + W_TOTAL_OBJECTS, 1, "kmem_cache_node.total_objects")
             self._run_ctor((va,))
         return va
 
@@ -124,7 +132,7 @@ class SlobCache(KmemCache):
             slob.free_block(i, va, self._size)
         else:
             slob.buddy.free_pages(self._pfn(i), get_order(self._size))
-        self._u64[self._index + W_TOTAL_OBJECTS] -= 1
+        count_down(self._u64, self._index + W_TOTAL_OBJECTS, 1, "kmem_cache_node.total_objects")
         if slob.hooked and slob.kmemleak:
             slob.kmemleak.free(va)
 
@@ -305,7 +313,7 @@ class Slob(SlabAllocator):
                     self.set_slob(base, prev, prev_units, next_)
                 else:
                     self._set_first(i, base, next_)
-                u64[i + W_COUNTERS] -= units
+                count_down(u64, i + W_COUNTERS, units, "slab.units")
                 if not u64[i + W_COUNTERS]:
                     u64[i + W_FREELIST] = 0
                     self._clear_page_free(i)
@@ -349,7 +357,7 @@ class Slob(SlabAllocator):
             self.set_slob(base, at, units, PAGE_UNITS)
             self._set_page_free(i, self.list_for(size))
             return
-        u64[i + W_COUNTERS] += units
+        count_up(u64, i + W_COUNTERS, units, "slab.counters")
         prev, prev_units, next_ = -1, 0, self._first(i, base)
         while next_ < at:
             prev = next_

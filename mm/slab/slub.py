@@ -54,6 +54,7 @@ import numpy as np
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.errors import BadFree, SlabError
 from mm.gfp import GFP_NOFAIL, GFP_NORETRY, GFP_NOWARN, GFP_RETRY_MAYFAIL
+from mm.layout import count_down, count_up
 from mm.page import SLAB_WORD, W_TYPE_REF
 from mm.slab.common import (
     DEBUG_LAYOUT_FLAGS,
@@ -179,6 +180,16 @@ class SlubCache(KmemCache):
         # Words of the per-CPU part: + 0 freelist, + 1 tid, + 2 slab, + 3 partial.
         self._cpu = self._index + (KmemCacheStruct.offset_of("cpu") >> 3)
 
+    @staticmethod
+    def problem(allocator: SlabAllocator, s: KmemCacheStruct) -> str | None:
+        for name, value in (("oo", s.oo), ("min", s.min)):
+            order, objects = value >> OO_SHIFT, value & OO_MASK
+            if order > MAX_PAGE_ORDER or objects != order_objects(order, s.size) or not objects:
+                return f"{name} {value:#x}: objects of {s.size} bytes in a slab"
+        if s.size % 8 or s.offset % 8 or s.offset + 8 > max(s.size, 8):
+            return f"size {s.size}, offset {s.offset}: no room for a free pointer"
+        return None
+
     @property
     def order(self) -> int:
         return self._order
@@ -218,8 +229,12 @@ class SlubCache(KmemCache):
         if not va:
             return True
         off = va - self._slab_base(i) - self._left
-        objects = self._u64[i + W_COUNTERS] >> 16 & _OBJECTS
+        objects = self._total(i)
         return 0 <= off < objects * self._size and not off % self._size
+
+    def _total(self, i: int) -> int:
+        """How many objects the slab at ``i`` has; never more than fit one of the cache."""
+        return min(self._u64[i + W_COUNTERS] >> 16 & _OBJECTS, self._objects)
 
     def _corrupt(self, i: int, va: int) -> SlabError:
         return SlabError(
@@ -230,7 +245,7 @@ class SlubCache(KmemCache):
     def _walk(self, i: int, va: int) -> list[int]:
         """The objects of a freelist from ``va`` on. Raises SlabError when it leaves the
         slab, or runs in a circle."""
-        limit = self._u64[i + W_COUNTERS] >> 16 & _OBJECTS
+        limit = self._total(i)
         found: list[int] = []
         while va:
             if not self._valid(i, va):
@@ -261,7 +276,7 @@ class SlubCache(KmemCache):
 
     def _objects_of(self, i: int) -> Iterable[int]:
         first = self._slab_base(i) + self._left
-        objects = self._u64[i + W_COUNTERS] >> 16 & _OBJECTS
+        objects = self._total(i)
         return range(first, first + objects * self._size, self._size)
 
     def _new_slab(self, gfp: int) -> int | None:
@@ -319,12 +334,12 @@ class SlubCache(KmemCache):
         else:
             self._lists.add(link, self._partial)
         self._u64[i] |= PG_WORKINGSET
-        self._u64[self._nr_partial] += 1
+        count_up(self._u64, self._nr_partial, 1, "kmem_cache_node.nr_partial")
 
     def _remove_partial(self, i: int) -> None:
         self._lists.delete(self._page_va(i) + 8 * W_SLAB_LIST)
         self._u64[i] &= ~PG_WORKINGSET
-        self._u64[self._nr_partial] -= 1
+        count_down(self._u64, self._nr_partial, 1, "kmem_cache_node.nr_partial")
 
     def _add_full(self, i: int) -> None:
         if self._flags & SLAB_STORE_USER:
@@ -434,7 +449,7 @@ class SlubCache(KmemCache):
             self._check_slab(i)
             self._walk(i, freelist)
             u64[c] = u64[c + 2] = 0
-            u64[c + 1] += 1
+            u64[c + 1] = u64[c + 1] + 1 & _M64
             self._deactivate_slab(i, freelist)
         partial, u64[c + 3] = u64[c + 3], 0
         if partial:
@@ -481,7 +496,7 @@ class SlubCache(KmemCache):
                 return self._load(i, self._freeze(i))
             u64[i + W_COUNTERS] &= ~FROZEN  # full, and nobody's
             u64[c + 2] = 0
-            u64[c + 1] += 1
+            u64[c + 1] = u64[c + 1] + 1 & _M64
         partial = u64[c + 3]
         if partial:
             i = self._page_index_of(partial)
@@ -502,7 +517,7 @@ class SlubCache(KmemCache):
         if not va or not self._valid(i, va):
             raise self._corrupt(i, va)
         self._u64[self._cpu] = self._get(va)
-        self._u64[self._cpu + 1] += 1
+        self._u64[self._cpu + 1] = self._u64[self._cpu + 1] + 1 & _M64
         return va
 
     # objects
@@ -520,13 +535,14 @@ class SlubCache(KmemCache):
         try:
             if off < 0 or off >= (u64[i + W_COUNTERS] >> 16 & _OBJECTS) * self._size:
                 raise IndexError
+            next_ = u64[((va - self._page_offset) >> 3) + self._offset_words]
         except IndexError:
             i = self._page_index_of(u64[c + 2])
             raise self._corrupt(i, va) from None
         if off % self._size:
             raise self._corrupt(i, va)
-        u64[c] = u64[((va - self._page_offset) >> 3) + self._offset_words]
-        u64[c + 1] += 1
+        u64[c] = next_
+        u64[c + 1] = u64[c + 1] + 1 & _M64
         return va
 
     def _alloc_single(self, gfp: int, orig_size: int) -> int | None:
@@ -554,7 +570,7 @@ class SlubCache(KmemCache):
                 raise self._corrupt(i, va)
             next_ = self._get(va)
             u64[i + W_FREELIST] = next_
-            u64[i + W_COUNTERS] += 1
+            count_up(u64, i + W_COUNTERS, 1, "slab.counters")
             if self._debug:
                 self.allocator.debugger.alloc_done(self, va, orig_size)
             counters = u64[i + W_COUNTERS]
@@ -616,7 +632,7 @@ class SlubCache(KmemCache):
                 raise self._double(va)
             u64[((va - self._page_offset) >> 3) + self._offset_words] = head
             u64[c] = va
-            u64[c + 1] += 1
+            u64[c + 1] = u64[c + 1] + 1 & _M64
         elif self._single:
             self._free_single(i, va)
         else:
@@ -700,7 +716,7 @@ class SlubCache(KmemCache):
             if nexts[:-1] == run[1:]:
                 objects += run
                 u64[c] = nexts[-1]
-                u64[c + 1] += want
+                u64[c + 1] = u64[c + 1] + want & _M64
                 continue
             left = count - len(objects)
             while va and left:
@@ -711,7 +727,7 @@ class SlubCache(KmemCache):
                 left -= 1
                 va = u64[((va - po) >> 3) + ow]
                 u64[c] = va
-            u64[c + 1] += 1
+            u64[c + 1] = u64[c + 1] + 1 & _M64
         return objects
 
     def _extent(self, va: int) -> tuple[int, int, int]:
@@ -766,7 +782,7 @@ class SlubCache(KmemCache):
         if u64[c + 2] == self._page_va(i):
             self._set(tail, u64[c])
             u64[c] = head
-            u64[c + 1] += 1
+            u64[c + 1] = u64[c + 1] + 1 & _M64
         else:
             self._slow_free(i, head, tail, len(objects))
 

@@ -21,7 +21,13 @@ it with one load. This machine has one CPU: its part lies in the kmem_cache obje
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mm.layout import ListHead, Struct, chars, nested, ptr, ptr_array, s32, u16, u32, u64
+from mm.slab.flags import KMALLOC_MAX_SIZE
+
+if TYPE_CHECKING:
+    from mm.addrspace import Space
 
 PG_WORKINGSET = 1 << 9  # of a SLUB slab: it is on the node's partial list (SL_partial)
 OO_SHIFT = 16
@@ -151,6 +157,15 @@ class KmemCacheStruct(Struct, c_name="kmem_cache"):
     freelist_size = u32()
     freelist_kind = u16()  # 0 in the slab, 1 kmalloc'ed, 2 in a free object
     obj_offset = u32()  # bytes of debug words before the object
+
+    def problem(self, space: Space) -> str | None:
+        if not 0 < self.object_size <= self.size <= 4 * KMALLOC_MAX_SIZE:
+            return f"object_size {self.object_size}, size {self.size}: no object is like that"
+        if not 0 < self.align <= KMALLOC_MAX_SIZE or self.align & (self.align - 1):
+            return f"align {self.align} is no power of two"
+        if self.inuse > self.size or self.red_left_pad >= self.size:
+            return f"inuse {self.inuse}, red_left_pad {self.red_left_pad} of size {self.size}"
+        return None
 
 
 FREELIST_ON_SLAB, FREELIST_OFF_SLAB, FREELIST_IN_OBJECT = range(3)
