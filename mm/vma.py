@@ -137,7 +137,10 @@ class AddressSpaces:
 
     def mms(self) -> list[MmStruct]:
         """All address spaces but the kernel's own, oldest first."""
-        return [MmStruct.at(self.space, link) for link in self.lists.walk(self.mmlist, MAX_MMS)]
+        found = [MmStruct.at(self.space, x) for x in self.lists.walk(self.mmlist, MAX_MMS)]
+        if self.pgtable.init_mm in found:
+            raise CorruptionError("mm_struct", self.mmlist, "mmlist: init_mm is on it")
+        return found
 
     def _used_asids(self) -> set[int]:
         """The ASIDs that are given out: read off the mm list once, then kept up to date, so
