@@ -817,15 +817,25 @@ class SlabAllocator(ABC):
         ]
 
     def cache_at(self, va: int) -> KmemCache:
-        """The cache whose struct kmem_cache is at ``va`` (VA). Raises CorruptionError for what
-        is none, or not on the list of caches."""
+        """The cache whose struct kmem_cache is at ``va`` (VA). Raises SlabError for none that is
+        on the list of caches, CorruptionError for one that was clobbered."""
         cache = self._by_va.get(va)
         if cache is None:
             self.caches()
             cache = self._by_va.get(va)
         if cache is None:
-            raise CorruptionError("kmem_cache", va, "a pointer to it, but no such cache is listed")
+            raise SlabError(f"no kmem_cache at {va:#x}")
         return cache
+
+    def _cache_of_slab(self, i: int) -> KmemCache | None:
+        """The cache of the slab whose struct page is at word ``i``, None for one of SLOB's.
+        Raises CorruptionError."""
+        va = self.ram.u64[i + W_SLAB_CACHE]
+        try:
+            return self.cache_at(va) if va else None
+        except SlabError as e:
+            page = self.space.vmemmap + ((i - self._memmap) << 3)
+            raise CorruptionError("slab", page, f"slab_cache: {e}") from None
 
     def _view(self, va: int) -> KmemCache:
         cache = self._by_va.get(va)
@@ -871,8 +881,7 @@ class SlabAllocator(ABC):
         i = self.slab_index(va)
         if i < 0:
             return None
-        cache = self.ram.u64[i + W_SLAB_CACHE]
-        return self.cache_at(cache) if cache else None
+        return self._cache_of_slab(i)
 
     def object_info(self, va: int) -> ObjectInfo | None:
         """What lies at an address (kmem_obj_info): None if it is in no slab."""
@@ -892,9 +901,9 @@ class SlabAllocator(ABC):
         i = self.slab_index(va)
         if i < 0:
             return False
-        cache = self._by_va.get(self.ram.u64[i + W_SLAB_CACHE]) or self.cache_at(
-            self.ram.u64[i + W_SLAB_CACHE]
-        )
+        cache = self._by_va.get(self.ram.u64[i + W_SLAB_CACHE]) or self._cache_of_slab(i)
+        if cache is None:
+            raise BadFree(va, "in a slab of no cache")
         cache._free(va, i)
         return True
 

@@ -174,7 +174,7 @@ def vma(field: str, value: int, why: str) -> object:
             lambda w, k: k.free_page(w.single),
         ),
         case(
-            "slab.slab_cache", "kmem_cache", "no such cache is listed",
+            "slab.slab_cache", "slab", "slab_cache: no kmem_cache at 0xffffffd600300000",
             lambda w: w.ram.write64(w.page_pa(w.slab) + 8, w.k.va(RAM_BASE + 0x300000)),
             lambda w, k: k.kfree(w.object),
         ),
