@@ -22,8 +22,6 @@ void __bug(const char *file, int line)
     printk(KERN_WARNING "------------[ cut here ]------------\n");
     report_bug(KERN_CRIT "kernel BUG at %s:%d!\n", file, line);
     where_from(__builtin_return_address(0));
-    for (;;)
-        __asm__ volatile("ebreak");
 }
 
 void __warn(const char *file, int line, const char *format, ...)

@@ -167,6 +167,57 @@ static bool in_set(const char *set, const char *end, char c)
     return found != invert;
 }
 
+/* One conversion: `kind`, at most `width` characters (0: any), `to` or NULL to skip. Moves `*text`,
+ * and `*format` to the end of a set; whether there was what it wants. */
+static bool scan(const char **text, const char **format, size_t width, int size, void *to)
+{
+    char kind = **format, *out = to;
+    if (kind == 'c') {
+        for (width = width ? width : 1; width && **text; width--, ++*text)
+            if (out)
+                *out++ = **text;
+        return true;
+    }
+    if (kind == 's' || kind == '[') {
+        const char *set = *format + 1, *close = *format;
+        if (kind == '[')
+            for (close = set + (*set == '^') + 1; *close && *close != ']';)
+                close++;
+        else
+            *text = skip_spaces(*text);
+        const char *begin = *text;
+        for (width = width ? width : SIZE_MAX; width && **text; width--, ++*text) {
+            if (kind == '[' ? !in_set(set, close, **text) : isspace(**text))
+                break;
+            if (out)
+                *out++ = **text;
+        }
+        if (kind == '[' && *text == begin)
+            return false;
+        if (out)
+            *out = 0;
+        *format = close;
+        return true;
+    }
+    if (!kind || !strchr("diuxXo", kind))
+        return false;
+    unsigned int base = kind == 'i' ? 0 : kind == 'o' ? 8 : (kind | 0x20) == 'x' ? 16 : 10;
+    *text = skip_spaces(*text);
+    bool negative = **text == '-' && (kind == 'd' || kind == 'i');
+    *text += negative;
+    width = width ? width - negative : SIZE_MAX;
+    const char *digits = width > 2 ? find_base(*text, &base) : *text;
+    width -= (size_t)(digits - *text);
+    *text = digits;
+    unsigned long long value;
+    read_digits(text, width, base ? base : 10, &value);
+    if (*text == digits)
+        return false;
+    if (to)
+        store(to, size, negative ? 0 - value : value);
+    return true;
+}
+
 int vsscanf(const char *text, const char *format, va_list arguments)
 {
     const char *start = text;
@@ -179,7 +230,7 @@ int vsscanf(const char *text, const char *format, va_list arguments)
         if (*format != '%' || format[1] == '%') {
             format += *format == '%';
             if (*text != *format)
-                return stored;
+                break;
             text++;
             continue;
         }
@@ -195,56 +246,8 @@ int vsscanf(const char *text, const char *format, va_list arguments)
             store(va_arg(arguments, void *), size, (unsigned long long)(text - start));
             continue;
         }
-        if (!*text)
-            return stored ? stored : 0;
-        if (*format == 'c') {
-            char *to = skip ? NULL : va_arg(arguments, char *);
-            for (width = width ? width : 1; width && *text; width--, text++)
-                if (to)
-                    *to++ = *text;
-        } else if (*format == 's' || *format == '[') {
-            const char *set = format + 1, *close = format;
-            if (*format == '[')
-                for (close = set + (*set == '^') + 1; *close && *close != ']';)
-                    close++;
-            else
-                text = skip_spaces(text);
-            char *to = skip ? NULL : va_arg(arguments, char *);
-            const char *begin = text;
-            for (width = width ? width : SIZE_MAX; width && *text; width--, text++) {
-                if (*format == '[' ? !in_set(set, close, *text) : isspace(*text))
-                    break;
-                if (to)
-                    *to++ = *text;
-            }
-            if (*format == '[' && text == begin)
-                return stored;
-            if (to)
-                *to = 0;
-            format = close;
-        } else {
-            unsigned int base = *format == 'x' || *format == 'X' ? 16
-                                : *format == 'o'                 ? 8
-                                : *format == 'i'                 ? 0
-                                                                 : 10;
-            if (!strchr("diuxXo", *format))
-                return stored;
-            text = skip_spaces(text);
-            bool negative = *text == '-' && (*format == 'd' || *format == 'i');
-            text += negative;
-            width = width ? width - negative : SIZE_MAX;
-            const char *digits = width > 2 ? find_base(text, &base) : text;
-            if (!base)
-                base = 10;
-            width -= (size_t)(digits - text);
-            unsigned long long value;
-            text = digits;
-            read_digits(&text, width, base, &value);
-            if (text == digits)
-                return stored;
-            if (!skip)
-                store(va_arg(arguments, void *), size, negative ? 0 - value : value);
-        }
+        if (!*text || !scan(&text, &format, width, size, skip ? NULL : va_arg(arguments, void *)))
+            break;
         stored += !skip;
     }
     return stored;

@@ -5,11 +5,17 @@
 #include <linux/build_bug.h>
 #include <linux/compiler.h>
 
-void __bug(const char *file, int line) __noreturn;
+void __bug(const char *file, int line);
 /* `format` may be NULL. */
 void __warn(const char *file, int line, const char *format, ...) __printf(3, 4);
 
-#define BUG() __bug(__FILE__, __LINE__)
+/* As on RISC-V in Linux: ebreak, where the bug is. */
+#define BUG()                                                                                 \
+    do {                                                                                      \
+        __bug(__FILE__, __LINE__);                                                            \
+        __asm__ volatile("ebreak");                                                           \
+        __builtin_unreachable();                                                              \
+    } while (0)
 #define BUG_ON(condition)                                                                     \
     do {                                                                                      \
         if (unlikely(condition))                                                              \
