@@ -18,7 +18,7 @@ from emu.stop import Stop, StopReason
 from emu.walk import Access, Translation, walk
 from firmware.sbi import ERR_FAILED, ERR_INVALID_PARAM, SUCCESS, Function
 from guest.abi import Call
-from guest.printk import Printk
+from guest.printk import RECORD_MAX, Printk
 from guest.siphash import siphash_1u64
 from guest.vsprintf import FormatError, Symbol, Vsprintf
 from mm.errors import GfpError, MmError, OutOfMemory, SlabError, UserFault, VmaError
@@ -77,7 +77,8 @@ class KernelCalls:
         def show(va: int) -> int:
             return siphash_1u64(va, key) & 0xFFFFFFFF if hash_pointers else va
 
-        self._vsprintf = Vsprintf(self._read, symbol, show)
+        self._vsprintf = Vsprintf(self._read, symbol, show, self._unsupported)
+        self._said_unsupported = False
         self._call = call
         self._to_construct: list[tuple[int, int]] = []
         self._caches: dict[int, KmemCache] = {}  # derived: those that _cache has found
@@ -175,10 +176,16 @@ class KernelCalls:
         """Format, and log."""
         w = self._words
         try:
-            text = self._vsprintf.format(w[W.A0], w[W.A1])
+            text = self._vsprintf.format(w[W.A0], w[W.A1], RECORD_MAX)
         except FormatError:
             return ERR_INVALID_PARAM, 0
         return SUCCESS, self.printk.store(text, bool(w[W.A2]))
+
+    def _unsupported(self, letter: str) -> None:
+        """A format wants what printk does not have, said once (Linux: WARN_ONCE)."""
+        if not self._said_unsupported:
+            self._said_unsupported = True
+            self.report(f"WARNING: Please remove unsupported %{letter} in format string")
 
     def _vsnprintf(self) -> tuple[int, int]:
         """Format into guest memory; where that cannot be written, the VA goes back."""

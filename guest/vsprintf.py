@@ -25,6 +25,7 @@ MAX_ERRNO = 4095
 _FIELD_WIDTH_MAX = (1 << 23) - 1
 _PRECISION_MAX = (1 << 15) - 1
 _STRING_MAX = 1 << 20  # bytes of one string argument
+TEXT_MAX = 1 << 24  # bytes of a whole text; where it is longer it is not gone on with
 _DEPTH_MAX = 8  # of %pV within %pV
 _M64 = (1 << 64) - 1
 _ERRNO_NAMES = {
@@ -99,7 +100,7 @@ class Vsprintf:
     """Formats for one kernel.
 
     ``read`` reads kernel memory, ``symbol`` finds what is at an address, ``show`` is how a
-    plain %p shows it (hashed, or as it is).
+    plain %p shows it (hashed, or as it is), ``unsupported`` hears of types that do not exist.
     """
 
     def __init__(
@@ -107,10 +108,12 @@ class Vsprintf:
         read: Read,
         symbol: Callable[[int], Symbol | None] = lambda va: None,
         show: Callable[[int], int] = lambda va: va,
+        unsupported: Callable[[str], None] = lambda letter: None,
     ) -> None:
         self._read = read
         self._symbol = symbol
         self._show = show
+        self._unsupported = unsupported
         self._depth = 0
 
     def c_string(self, va: int, limit: int = _STRING_MAX) -> bytes | None:
@@ -127,18 +130,21 @@ class Vsprintf:
             text += part
         return text
 
-    def format(self, format_va: int, arguments_va: int) -> bytes:
-        """The text of a format (VA) with the arguments of a va_list (VA). Raises FormatError."""
+    def format(self, format_va: int, arguments_va: int, limit: int = TEXT_MAX) -> bytes:
+        """The text of a format (VA) with the arguments of a va_list (VA). Raises FormatError.
+
+        Once there are ``limit`` bytes nothing more of the format is looked at.
+        """
         format = self.c_string(format_va)
         if format is None:
             raise FormatError(f"format at {format_va:#x}")
-        return self.text(format, Arguments(self._read, arguments_va))
+        return self.text(format, Arguments(self._read, arguments_va), limit)
 
-    def text(self, format: bytes, arguments: Arguments) -> bytes:
-        """The text of ``format`` with ``arguments``."""
+    def text(self, format: bytes, arguments: Arguments, limit: int = TEXT_MAX) -> bytes:
+        """The text of ``format`` with ``arguments``, see `format`."""
         out: list[bytes] = []
-        at = 0
-        while at < len(format):
+        at = size = 0
+        while at < len(format) and size < limit:
             percent = format.find(b"%", at)
             if percent < 0:
                 percent = len(format)
@@ -163,7 +169,10 @@ class Vsprintf:
                 value = arguments.integer(spec.size, signed)
                 out.append(number(value, base, spec, signed, upper=kind == "X").encode())
             else:
+                if kind:
+                    self._unsupported(kind)
                 break
+            size += len(out[-2]) + len(out[-1])
         return b"".join(out)
 
     # strings and pointers

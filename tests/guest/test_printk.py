@@ -145,6 +145,23 @@ def test_formats_on_the_hart(kernel: Kernel) -> None:
         assert re.fullmatch(pattern, line), (line, pattern)
 
 
+def test_a_type_that_does_not_exist_is_said_once(kernel: Kernel) -> None:
+    text = """
+#include <linux/module.h>
+static int __init start(void)
+{
+    for (int i = 0; i < 3; i++)
+        pr_info("%d %f %s\\n", i, 1.5, "text");
+    return 0;
+}
+module_init(start);
+"""
+    assert kernel.insert(load(build.MODULE, text)).value == 0
+    warning = "WARNING: Please remove unsupported %f in format string"
+    assert kernel.log == [warning, "0 ", "1 ", "2 "]
+    assert kernel.system.bugs == [warning]
+
+
 STORES = r"""
 #include <linux/module.h>
 static int __init start(void)

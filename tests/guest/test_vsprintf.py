@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from guest.siphash import siphash_1u64
 from guest.vsprintf import Arguments, Symbol, Vsprintf, format_vm_flags
@@ -236,6 +238,51 @@ def test_a_format_within_a_format() -> None:
     data[64:80] = b"x%pV".ljust(16, b"\0")
     data[128:136] = BYTES.to_bytes(8, "little")
     assert memory.text("%pV", BYTES, data=bytes(data)) == "x" * 8 + "(efault)"
+
+
+def test_a_text_has_a_limit() -> None:
+    memory = Memory()
+    memory.parts[LIST] = bytes(64)
+    formatter = Vsprintf(memory.read)
+    text = formatter.text(b"%8000000d" * 8, Arguments(memory.read, LIST))
+    assert len(text) == 3 * 8_000_000  # the first that has 16 MiB
+    assert formatter.text(b"ab%dcd%d", Arguments(memory.read, LIST), 3) == b"ab0"
+
+
+_letters = st.text("xKSsBFfeVhbMmIiUaGE4tRrpgvTcdlLqZ9", max_size=3)
+_conversions = st.one_of(
+    st.builds(
+        "%{}{}{}{}".format,
+        st.text("-+ #0", max_size=3),
+        st.sampled_from(["", "*", "5", "70", "4000"]),
+        st.sampled_from(["", ".", ".*", ".3", ".4000"]),
+        st.one_of(
+            st.builds("p{}".format, _letters),
+            st.builds("{}{}".format, st.sampled_from(["", "h", "hh", "l", "z"]), st.characters()),
+            st.sampled_from("disuxXoc%"),
+        ),
+    ),
+    st.text(max_size=3),
+)
+_words = st.one_of(
+    st.integers(0, M64),
+    st.integers(BYTES - 16, BYTES + 4200),
+    st.integers(LIST - 16, LIST + 300),
+    st.sampled_from([0, 1, 4095, M64, M64 - 4095, 1 << 63]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_conversions, max_size=6), st.lists(_words, min_size=40, max_size=40), st.binary())
+def test_hostile_formats(formats: list[str], words: list[int], data: bytes) -> None:
+    """Whatever they are, and wherever they point, there is a text."""
+    memory = Memory()
+    format = "".join(formats).replace("\0", "").encode("utf-8", "replace")
+    memory.parts[LIST] = b"".join(word.to_bytes(8, "little") for word in words)
+    memory.parts[BYTES] = data.ljust(4096, b"%s%pV"[len(data) % 5 :][:1] or b"x")
+    formatter = Vsprintf(memory.read, lambda va: Symbol("f", va % 7, 8) if va % 2 else None)
+    text = formatter.text(format, Arguments(memory.read, LIST))
+    assert isinstance(text, bytes)
 
 
 def test_vm_flags_that_have_no_name() -> None:

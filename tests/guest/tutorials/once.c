@@ -10,6 +10,7 @@
  * init: limited
  * init: limited
  * init: limited
+ * init: the first of its kind
  * init: dump 00000000: 30 31 32 33 34 35 36 37 38 39 0a ff              0123456789\.\.
  * init: debug was asked for
  * init: build checks held
@@ -18,6 +19,9 @@
 #include <linux/build_bug.h>
 #include <linux/module.h>
 #include <linux/printk.h>
+#include <linux/ratelimit.h>
+
+static DEFINE_RATELIMIT_STATE(hourly, 3600 * HZ, 10);
 
 static int __init once_init(void)
 {
@@ -25,7 +29,9 @@ static int __init once_init(void)
     for (int i = 0; i < 3; i++)
         pr_info_once("only once\n");
     for (int i = 0; i < 15; i++)
-        pr_info_ratelimited("limited\n");
+        if (__ratelimit(&hourly))
+            pr_info("limited\n");
+    pr_info_ratelimited("the first of its kind\n");
     print_hex_dump(KERN_INFO, "dump ", DUMP_PREFIX_OFFSET, 16, 1, "0123456789\n\xff", 12, true);
     pr_debug("debug was asked for\n");
     if (WARN_ON(0) || WARN_ONCE(0, "never\n"))
