@@ -137,11 +137,11 @@ class KernelCalls:
             except (MmError, ValueError) as e:
                 reported = len(self.printk.bugs)
                 self.flush_messages()  # the report comes before what came of it
-                lines = str(e).splitlines()
+                lines = str(e).splitlines() or [type(e).__name__]
                 for line in lines:
                     self.printk.say(line)
                 if _is_bug(e) and reported == len(self.printk.bugs):
-                    self.printk.bugs.append(lines[0])
+                    self.printk.note_bug(lines[0])
                 value, error = 0, ERR_FAILED
             finally:
                 slab.caller = kernel_itself
@@ -160,12 +160,12 @@ class KernelCalls:
             line = messages.popleft()
             self.printk.say(line)
             if line.startswith(_REPORTS):
-                self.printk.bugs.append(line)
+                self.printk.note_bug(line)
 
     def report(self, line: str) -> None:
         """Log a bug of the guest's that Python has found."""
         self.printk.say(line)
-        self.printk.bugs.append(line)
+        self.printk.note_bug(line)
 
     def _returned(self) -> Stop:
         """The end of a function that Python called: an int, as C has it."""
@@ -193,8 +193,8 @@ class KernelCalls:
         buffer, size = w[W.A0], w[W.A1]
         try:
             text = self._vsprintf.format(w[W.A2], w[W.A3])
-        except FormatError:
-            return ERR_INVALID_PARAM, w[W.A2]
+        except FormatError as e:
+            return ERR_INVALID_PARAM, e.va
         if size:
             stored = text[: size - 1] + b"\0"
             refused = self._write(buffer, stored)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 RECORD_MAX = 1024  # bytes (PRINTKRB_RECORD_MAX), with a NUL
+BUGS_MAX = 1000
 LOGLEVEL_DEFAULT = 4  # of a text without a level
 _SOH = 1
 _LEVELS = b"01234567"
@@ -39,7 +40,7 @@ class Printk:
         ended = text.endswith(b"\n")
         text = text[:-1] if ended else text
         if is_bug:
-            self.bugs.append(text.decode("utf-8", "replace").splitlines()[0])
+            self.note_bug(text.partition(b"\n")[0].decode("utf-8", "replace"))
         if is_cont and self._open is not None and len(self._open) + len(text) < RECORD_MAX:
             self._open += text
         else:
@@ -49,6 +50,11 @@ class Printk:
         if ended:
             self.flush()
         return len(text)
+
+    def note_bug(self, line: str) -> None:
+        """Remember the first line of a report; of very many the first ones."""
+        if len(self.bugs) < BUGS_MAX:
+            self.bugs.append(line)
 
     def flush(self) -> None:
         """Log the record that no newline has ended."""

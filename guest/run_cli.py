@@ -97,7 +97,7 @@ def run(
 
     PROGRAM is a static RV64 ELF, a kernel module, a C or assembly file (needs the extra
     `compile`), or the name of a guest that comes with pagewalk. Arguments that begin with
-    a dash go behind `--`.
+    a dash go behind `--`; those of a module are its parameters, NAME=VALUE.
 
     \b
     The exit status is the guest's: of exit(), the finisher, or HTIF (0 for pass, else the

@@ -41,7 +41,11 @@ Read = Callable[[int, int], "bytes | None"]  # (VA, size) -> the bytes, None: no
 
 
 class FormatError(Exception):
-    """The format or the va_list itself cannot be read."""
+    """The format or the va_list itself cannot be read, at ``va``."""
+
+    def __init__(self, va: int) -> None:
+        super().__init__(f"printk reads {va:#x}, which is not mapped")
+        self.va = va
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Arguments:
         """The next argument, as 64 bits."""
         data = self._read(self._va, 8)
         if data is None:
-            raise FormatError(f"va_list at {self._va:#x}")
+            raise FormatError(self._va)
         self._va += 8
         return int.from_bytes(data, "little")
 
@@ -137,7 +141,7 @@ class Vsprintf:
         """
         format = self.c_string(format_va)
         if format is None:
-            raise FormatError(f"format at {format_va:#x}")
+            raise FormatError(format_va)
         return self.text(format, Arguments(self._read, arguments_va), limit)
 
     def text(self, format: bytes, arguments: Arguments, limit: int = TEXT_MAX) -> bytes:

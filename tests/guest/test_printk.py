@@ -55,6 +55,16 @@ def test_what_printk_returns() -> None:
     assert stored(SOH + b"6hello\n", b"x" * 2000, SOH + b"c\n")[1] == [5, 1023, 0]
 
 
+def test_bugs_are_remembered_by_their_first_lines() -> None:
+    printk = Printk(lambda line: None)
+    for text in (b"", b"\n", SOH + b"3BUG: one\nmore\n"):
+        printk.store(text, is_bug=True)
+    assert printk.bugs == ["", "", "BUG: one"]
+    for _ in range(2000):
+        printk.store(b"again\n", is_bug=True)
+    assert len(printk.bugs) == 1000
+
+
 def test_levels() -> None:
     printk = Printk(lambda line: None)
     seen = []
