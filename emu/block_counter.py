@@ -30,38 +30,39 @@ class BlockCounter:
 
     def __init__(self, hart: Hart, reached: Callable[[], None]) -> None:
         self._call, self._fail = reached, hart.fail
-        self._counter = native.BlockCounter(0, NEVER, 0)
+        self.words = native.BlockCounter(count=0, deadline=NEVER)
         self.is_native = native.available()
+        # Shared with the C, see `emu.native.BlockCounter`.
         self._kept = inside.BLOCK_CB(self._reached if self.is_native else self._block)
         callback = C.cast(self._kept, C.c_void_p)
         if self.is_native:
-            self._counter.reached = callback.value or 0
+            self.words.reached = callback.value or 0
             callback = C.c_void_p(native.function("count_block"))
         hart.callbacks.append(self)  # the engine has addresses of what is in here
-        inside.hook(hart.uc, ucc.UC_HOOK_BLOCK, callback, data=C.addressof(self._counter))
+        inside.hook(hart.uc, ucc.UC_HOOK_BLOCK, callback, data=C.addressof(self.words))
 
     @property
     def count(self) -> int:
         """Bytes of code executed since the hart was made, or since this was set."""
-        return int(self._counter.count)
+        return int(self.words.count)
 
     @count.setter
     def count(self, count: int) -> None:
-        self._counter.count = count
+        self.words.count = count
 
     @property
     def deadline(self) -> int:
         """NEVER: nothing is called. May be set from any thread."""
-        return int(self._counter.deadline)
+        return int(self.words.deadline)
 
     @deadline.setter
     def deadline(self, count: int) -> None:
-        self._counter.deadline = count
+        self.words.deadline = count
 
     def _block(self, uc: int, va: int, size: int, data: int) -> None:
         """What the native code does."""
-        self._counter.count += size
-        if self._counter.count >= self._counter.deadline:
+        self.words.count += size
+        if self.words.count >= self.words.deadline:
             self._reached(uc, va, size, data)
 
     def _reached(self, _uc: int, _va: int, _size: int, _data: int) -> None:

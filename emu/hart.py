@@ -23,6 +23,7 @@ from emu.csr import Priv
 from emu.interrupts import Interrupts
 from emu.paging import PAGE_SIZE, mode_of_satp, satp_root
 from emu.ram import Ram
+from emu.retired import Retired
 from emu.stop import Stop, StopReason
 from emu.stop_at_block import StopAtBlock
 from emu.trap import Cause, Trap
@@ -45,6 +46,8 @@ _NUMBER_TO_CAUSE_ON_HOLE = {
     ucc.UC_MEM_FETCH_PROT: Cause.INSTRUCTION_ACCESS_FAULT,
 }
 _STORE_CAUSE = {4: 6, 5: 7, 13: 15}
+# Found before the block that they are in has begun.
+_FETCH_FAULTS = (Cause.INSTRUCTION_ACCESS_FAULT, Cause.INSTRUCTION_PAGE_FAULT)
 
 
 class HartError(Exception):
@@ -85,6 +88,8 @@ class Hart:
         # machine gives both from its clock.
         self.read_time: Callable[[], int] = lambda: 0
         self.read_cycles: Callable[[], int] | None = None
+        # With `--deterministic`: minstret to the instruction; else it is the engine's count.
+        self.retired: Retired | None = None
         self.counter_offsets = {CSR.MCYCLE: 0, CSR.MINSTRET: 0}  # from writes of these
         # mcounteren and scounteren; the spec leaves open what they hold after reset.
         self.counter_enable = dict.fromkeys((CSR.MCOUNTEREN, CSR.SCOUNTEREN), 0xFFFF_FFFF)
@@ -459,6 +464,8 @@ class Hart:
                 if number == 8:  # ecall: reported as from U, from every level
                     priv = w[priv_word]
                     cause = 8 + priv
+                    if self.retired is not None:
+                        self.retired.trapped(pc)
                     target = 1 if priv <= 1 and w[medeleg_word] >> cause & 1 else 3
                     handler = handlers[target]
                     if handler is None or self.trap_listener is not None:
@@ -607,6 +614,8 @@ class Hart:
             result = self.walk(tval, access)
             if isinstance(result, Refusal) and result.rule is Rule.TABLE_NOT_RAM:
                 cause = result.cause
+        if self.retired is not None and cause not in _FETCH_FAULTS:
+            self.retired.trapped(pc)
         priv = w[words.PRIV]
         self._dispatch(Trap(cause, pc, tval, priv, trap.exception_target(w, cause)))
 
@@ -777,6 +786,8 @@ class Hart:
             self.access.obey_count(self._counted)
         if self.coherence is not None:
             self.coherence.enters(pc)
+        if self.retired is not None:
+            return self.retired.counted(pc, count, lambda: inside.emu_start(self.uc, pc, count))
         return inside.emu_start(self.uc, pc, count)
 
     def _step_over(self, pc: int) -> None:

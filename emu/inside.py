@@ -194,6 +194,7 @@ class StateAccess(Protocol):
     words: memoryview
     missing: tuple[str, ...]
     in_place: bool  # the words are the hart's own: load and store do nothing
+    by_host: bool  # the CSR access under way is not an instruction's
 
     def load(self) -> None:
         """Bring the words up to date with the hart."""
@@ -321,6 +322,7 @@ class PublicAccess:
 
     name = "public"
     in_place = False
+    by_host = True  # no override is ever called by an instruction
     missing: tuple[str, ...] = (
         "satp writes that change only the root or the mode do not flush the TLB",
         "sstatus.UXL reads 0, mstatus.TW and TSR are at bits 29 and 30, SD does not follow FS",
@@ -475,6 +477,7 @@ class InsideAccess:
         self._reads: dict[int, CsrRead] = {}
         self._writes: dict[int, CsrWrite] = {}
         self._operations: dict[int, CsrOperate] = {}
+        self.by_host = False  # the CSR access under way is not an instruction's
 
     def _use_native_code(self) -> None:
         if not native.available():
@@ -596,6 +599,11 @@ class InsideAccess:
         self._filters.append((data, seen, unseen))
         return native.function("filter_block"), C.addressof(data)
 
+    @property
+    def leaves_at(self) -> int:
+        """The host address of 16 bits that are not 0 when the engine leaves the block at hand."""
+        return C.addressof(self._icount_high)
+
     def access_pc(self) -> int | None:
         """From a device's callback: the VA of the instruction that accesses it.
 
@@ -656,6 +664,7 @@ class InsideAccess:
     def csr(self, csr: int, value: int | None = None) -> int | None:
         old = C.c_uint64()
         mask = 0 if value is None else _M64
+        outer, self.by_host = self.by_host, True
         status = self._csrrw(
             C.c_void_p(self._env),
             C.c_int(csr),
@@ -663,6 +672,7 @@ class InsideAccess:
             C.c_uint64(value or 0),
             C.c_uint64(mask),
         )
+        self.by_host = outer
         return None if status else old.value
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import threading
 
+from emu import inside
 from emu.block_counter import NEVER, BlockCounter
 from emu.clock import Clock
 from emu.hart import Hart
+from emu.retired import Retired
 
 BYTES_PER_TICK = 256
 
@@ -23,6 +25,8 @@ class InstructionClock(Clock):
     def __init__(self, hart: Hart, lock: threading.RLock | None = None) -> None:
         super().__init__(lock)
         self._blocks = BlockCounter(hart, self._reached)
+        if self._blocks.is_native and isinstance(hart.access, inside.InsideAccess):
+            hart.retired = Retired(hart, hart.access, self._blocks.words)
         self._present = hart.present
         self._offset = 0  # ticks
         # Another thread has raised an interrupt, and no block has begun since.

@@ -29,13 +29,37 @@ class Engine(ctypes.Structure):
     ]
 
 
+class Length(ctypes.Structure):
+    """Of a block at ``va``: ``size`` in bytes and in instructions."""
+
+    _fields_ = [
+        ("va", ctypes.c_uint64),
+        ("size", ctypes.c_uint32),
+        ("instructions", ctypes.c_uint32),
+    ]
+
+
+WAYS = 4  # places of the table, one behind the other, in which a block may be found
+HASH = 0x9E37_79B9_7F4A_7C15  # the first is the VA's product with it, its highest bits
+
+
 class BlockCounter(ctypes.Structure):
-    """What `count_block` works on; ``reached`` is the address of what it calls."""
+    """What `count_block` works on; ``reached`` and ``unknown`` are addresses of what it calls.
+
+    ``lengths``: the address of a table of 2 ** ``bits`` + WAYS `Length`, or 0.
+    """
 
     _fields_ = [
         ("count", ctypes.c_uint64),
         ("deadline", ctypes.c_uint64),
         ("reached", ctypes.c_uint64),
+        ("lengths", ctypes.c_uint64),
+        ("bits", ctypes.c_uint64),
+        ("unknown", ctypes.c_uint64),
+        ("leaves", ctypes.c_uint64),
+        ("instructions", ctypes.c_uint64),
+        ("va", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
     ]
 
 

@@ -74,17 +74,63 @@ EXPORT int write_sepc(uint64_t *words, int csr, uint64_t value) {
     return 0;
 }
 
-// A hook of blocks: counts their bytes.
+// A hook of blocks: counts their bytes and, where there is a table of them, their instructions.
+
+#define WAYS 4  // places in which a block may be found
+#define HASH 0x9e3779b97f4a7c15ul  // 2^64 over the golden ratio: spreads addresses that lie close
+
+struct length {  // of one block: bytes, and instructions
+    uint64_t va;
+    uint32_t size, instructions;
+};
 
 struct block_counter {
     uint64_t count, deadline;  // bytes
     void (*reached)(void *uc, uint64_t va, uint32_t size, struct block_counter *counter);
+    struct length *lengths;  // or NULL
+    uint64_t bits;           // their number is 2 to that, and WAYS more
+    void (*unknown)(void *uc, uint64_t va, uint32_t size, struct block_counter *counter);
+    const volatile uint16_t *leaves;  // not 0: the engine leaves this block before it begins
+    uint64_t instructions;
+    uint64_t va, size;  // of the block that began last
 };
+
+struct block {  // Unicorn's uc_tb
+    uint64_t va;
+    uint16_t instructions, size;
+};
+
+static struct length *places_of(struct block_counter *counter, uint64_t va) {
+    return &counter->lengths[va * HASH >> (64 - counter->bits)];
+}
 
 EXPORT void count_block(void *uc, uint64_t va, uint32_t size, struct block_counter *counter) {
     counter->count += size;
     if (counter->count >= counter->deadline)
         counter->reached(uc, va, size, counter);
+    // It is told of again when it does begin.
+    if (!counter->lengths || *counter->leaves)
+        return;
+    counter->va = va;
+    counter->size = size;
+    struct length *places = places_of(counter, va);
+    for (int i = 0; i < WAYS; i++) {
+        if (places[i].va == va && places[i].size == size) {
+            counter->instructions += places[i].instructions;
+            return;
+        }
+    }
+    counter->unknown(uc, va, size, counter);
+}
+
+// A hook of new blocks: what was known of one at this address may not be true of this one.
+EXPORT void forget_block(void *uc, struct block *block, struct block *previous,
+                         struct block_counter *counter) {
+    struct length *places = places_of(counter, block->va);
+    for (int i = 0; i < WAYS; i++) {
+        if (places[i].va == block->va)
+            places[i].size = 0;
+    }
 }
 
 // In the place of CPUClass.tlb_fill. The engine gives R, W and X to a page that is not
@@ -144,11 +190,6 @@ EXPORT bool exec_interrupt(void *cpu, int request) {
 
 // A hook of new blocks: calls `unseen` for those in a chunk of RAM that has not been seen, and
 // for those that cross into another page.
-
-struct block {  // Unicorn's uc_tb
-    uint64_t va;
-    uint16_t instructions, size;
-};
 
 struct block_filter {
     void *cpu;
