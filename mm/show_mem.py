@@ -33,7 +33,7 @@ def show_free_areas(pages: PerCpuLists) -> Iterator[str]:
             f"present:{_kb(zone.present_pages)}kB managed:{_kb(zone.managed_pages)}kB "
             f"free_pcp:{_kb(pcp)}kB local_pcp:{_kb(pcp)}kB free_cma:0kB"
         )
-        reserve = " ".join(str(zone.lowmem_reserve[z.zone_idx]) for z in pages.zones)
+        reserve = " ".join(str(zone.lowmem_reserve[z.type]) for z in pages.zones)
         yield f"lowmem_reserve[]: {reserve}"
     for zone in populated:
         parts = []

@@ -143,6 +143,9 @@ class Frames:
                 raise CheckError("zone", zone.pa, "the deferred range lies in the zone")
             if (first | end) & ((1 << MAX_PAGE_ORDER) - 1):
                 raise CheckError("zone", zone.pa, "the deferred range is of max-order blocks")
+            problem = zone.problem(self.space)
+            if problem is not None:
+                raise CheckError("zone", zone.pa, problem)
         if at != self.space.end_pfn:
             raise CheckError("zone", self.k.zones[-1].pa, "the zones cover RAM")
         holes = [(z.first_deferred_pfn, z.deferred_end_pfn) for z in self.k.zones]

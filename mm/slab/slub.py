@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
-from mm.errors import BadFree, SlabError
+from mm.errors import BadFree, CorruptionError, SlabError
 from mm.gfp import GFP_NOFAIL, GFP_NORETRY, GFP_NOWARN, GFP_RETRY_MAYFAIL
 from mm.layout import count_down, count_up
 from mm.page import SLAB_WORD, W_TYPE_REF
@@ -830,6 +830,9 @@ class SlubCache(KmemCache):
         for i in self._walk_slabs(self._partial):
             counters = self._u64[i + W_COUNTERS]
             free = (counters >> 16 & _OBJECTS) - (counters & 0xFFFF)
+            if free < 0:
+                why = f"counters {counters:#x}: more objects in use than there are"
+                raise CorruptionError("slab", self._page_va(i), why)
             if not counters & 0xFFFF:
                 self._remove_partial(i)
                 discard.append(i)

@@ -63,8 +63,17 @@ class Populated:
             k.copy_to_user(space, 0x20000, bytes([n + 1]) * 0x1800)
         mm.check(k)
         self.image = self.ram.read(RAM_BASE, self.ram.size)
-        # Where anything is: most words of RAM are 0 and nobody's.
-        self.used = np.frombuffer(self.image, np.uint64).nonzero()[0].tolist()
+        # Where anything is: most words of RAM are 0 and nobody's. By value, so that one that
+        # is there once, as most of the structures' are, is as likely as a page full of 1s.
+        words = np.frombuffer(self.image, np.uint64)
+        used = words.nonzero()[0]
+        order = words[used].argsort(kind="stable")
+        cuts = np.diff(words[used][order]).nonzero()[0] + 1
+        self.used = [where.tolist() for where in np.split(used[order], cuts)]
+
+    def pick(self, rng: random.Random) -> int:
+        """The index of a word that is not 0, or of one beside it."""
+        return rng.choice(rng.choice(self.used)) + rng.choice((0, 0, 0, 1, -1))
 
 
 class Trial:
@@ -86,14 +95,13 @@ class Trial:
 
     def _clobber(self) -> None:
         rng, u64 = self.rng, self.ram.u64
-        used = self.world.used
-        at = min(max(rng.choice(used) + rng.choice((0, 0, 0, 1, -1)), 0), len(u64) - 1)
+        at = min(max(self.world.pick(rng), 0), len(u64) - 1)
         old = u64[at]
         u64[at] = new = rng.choice(
             (
                 old ^ 1 << rng.randrange(64),
                 old ^ 1 << rng.randrange(64),
-                u64[rng.choice(used)],
+                u64[min(self.world.pick(rng), len(u64) - 1)],
                 rng.choice((0, M64, rng.getrandbits(64), *(old + d & M64 for d in (8, -8, 64)))),
             )
         )
