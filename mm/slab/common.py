@@ -538,7 +538,10 @@ class SlabAllocator(ABC):
         self.root = root
         self.task = task
         text = root.slub_debug
-        self.debug = parse_slub_debug(text) if text else []
+        try:
+            self.debug = parse_slub_debug(text) if text else []
+        except ValueError as e:
+            raise CorruptionError("slab_root", root.pa, f"slub_debug: {e}") from None
         self.ctors: dict[int, Constructor] = {}
         self.dtors: dict[int, Constructor] = {}
         self.failslab: FailSlab | None = None

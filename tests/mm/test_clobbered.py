@@ -155,6 +155,11 @@ def vma(field: str, value: int, why: str) -> object:
             lambda w, k: mm.attach(w.ram),
         ),
         case(
+            "slab_root.slub_debug", "slab_root", "slub_debug",
+            store(lambda w: w.k.vmcoreinfo.slab_root, "slub_debug", "Q"),  # type: ignore[arg-type]
+            lambda w, k: mm.attach(w.ram),
+        ),
+        case(
             "mm_struct.pgd", "mm_struct", "pgd 0x10 is no frame",
             store(lambda w: w.mm, "pgd", 16), lambda w, k: k.copy_to_user(w.mm, 0x10000, b"x"),
         ),
