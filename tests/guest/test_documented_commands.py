@@ -32,9 +32,13 @@ NOT_RUN = {
     "linux.snap": "of a fetched Linux: tests/guest/test_boot_distro.py",
     "run prog one two": "needs a cross compiler: tests/guest/test_programs.py",
 }
-# Where the status is not 0: the access is refused; the program faults.
-STATUS = {"walk 10000 hello --for write": 1, "run peek.c": 139, "run fault write": 139}
-
+# Where the status is not 0: the access is refused; the program faults; a bug is reported.
+STATUS = {
+    "walk 10000 hello --for write": 1,
+    "run peek.c": 139,
+    "run fault write": 139,
+    "run overflow --append slub_debug=FZP": 1,
+}
 # Not of every run of the tests: the allocators' long traces.
 SLOW = "compare "
 
