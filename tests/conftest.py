@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for progress.py, watchdog.py, asm.py
 
 from watchdog import watchdog
+
+# Both are limits in seconds. A test that suppresses another check has to name this one again.
+settings.register_profile("pagewalk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pagewalk")
 
 # Whoever is ended by the watchdog says where its threads are, and leaves no core behind.
 os.environ["PYTHONFAULTHANDLER"] = "1"

@@ -368,7 +368,7 @@ anything = st.one_of(
 )  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_state_that_is_none_changes_nothing(plain: Hart, data: st.DataObject) -> None:
     good = hart_state.save(plain)

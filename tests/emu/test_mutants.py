@@ -188,7 +188,7 @@ def test_running_numbers_of_a_queue_have_16_bits() -> None:
 
 # interrupts that a write of a CSR lets through
 
-SSI, MTI = 1, 7
+SSI, MTI, SEI = 1, 7, 9
 TAKEN = batch("csrr a1, mcause; csrr a2, mepc; li t0, 0x100000; li t1, 0x5555; sw t1, (t0); j .")
 WRITE_MIE = batch("csrw mie, a0; nop; 1: j 1b")
 BY_SIP = batch("csrs sip, a0; csrr a1, mip; csrr a2, sip; wfi")
@@ -214,6 +214,14 @@ def test_a_write_of_mideleg_lets_one_in_at_once(bench: Bench) -> None:
     bench.w[words.MIDELEG] = bench.w[words.MIE] = 1 << SSI
     bench.hart.set_pending(SSI, True)
     assert run_until_taken(bench, WRITE_MIDELEG, 0) == (1 << 63 | SSI, 4)
+
+
+def test_a_write_of_mideleg_lets_in_one_of_two(bench: Bench) -> None:
+    """Of two that were S's the lesser becomes M's."""
+    bench.w[words.MIDELEG] = bench.w[words.MIE] = 1 << SSI | 1 << SEI
+    for number in (SSI, SEI):
+        bench.hart.set_pending(number, True)
+    assert run_until_taken(bench, WRITE_MIDELEG, 1 << SEI) == (1 << 63 | SSI, 4)
 
 
 def test_sip_writes_only_what_is_delegated(inside: Bench) -> None:

@@ -159,7 +159,8 @@ def test_the_timer_in_a_snapshot(s_mode: Supervisor) -> None:
 
 
 @settings(
-    max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     mask=st.one_of(st.sampled_from([0, 1, 2, 3, 1 << 63, ALL]), st.integers(0, ALL)),
