@@ -30,7 +30,7 @@ from firmware.sbi import Sbi
 from guest import kernel_image, user_file
 from guest.kernel_image import KernelImage
 from guest.outcome import UsageError
-from guest.placement import DTB_SIZE_MAX, Initrd, Placement, place
+from guest.placement import DTB_SIZE_MAX, KERNEL_OFFSET, Initrd, Placement, place
 
 if TYPE_CHECKING:  # imported by those who load or save a snapshot
     from emu.debug import snapshot
@@ -195,7 +195,8 @@ def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Pla
         bootargs = options.append or ""
         return devicetree.build(ram.base, ram.size, bootargs, where, seed, m_mode=in_m_mode)
 
-    placed = place(ram, images.kernel, images.firmware, images.initrd, tree)
+    offset = 0 if options.bios == BIOS_NONE else KERNEL_OFFSET
+    placed = place(ram, images.kernel, images.firmware, images.initrd, tree, offset)
     if not in_m_mode and placed.entry == ram.base and images.kernel and images.kernel.is_fixed:
         # Under real firmware it could not even be loaded.
         raise UsageError(

@@ -1,7 +1,8 @@
 """Where firmware, kernel, initrd and device tree go in RAM, as QEMU places them.
 
     ram.base              firmware (an ELF: where it is linked)
-    ram.base + 2 MiB      kernel (an Image: at its text_offset; an ELF: where it is linked)
+    ram.base + 2 MiB      kernel (an Image: at its text_offset; an ELF: where it is linked); in
+                          M-mode, without firmware, a raw one at ram.base
     kernel + min(half of RAM, 128 MiB)    initrd; lower where it does not fit there
     the top, below 3 GiB  device tree, on a boundary of 2 MiB, and room for it to grow
 
@@ -66,19 +67,22 @@ def place(
     firmware: KernelImage | None,
     initrd: bytes | None,
     dtb: Callable[[Initrd | None], bytes],
+    kernel_offset: int = KERNEL_OFFSET,
 ) -> Placement:
     """Find a place for everything and write it there; nothing is written unless all fits.
 
     ``dtb`` makes the device tree for an initrd's place (first PA, PA behind): it is asked
-    twice, and its length must not depend on the place. Code that has run already is stale
-    after this: tell the hart. Raises PlacementError.
+    twice, and its length must not depend on the place. ``kernel_offset``: where a kernel goes that
+    does not say, in bytes from the start of RAM; 0 where it is alone there, in M-mode.
+
+    Code that has run already is stale after this: tell the hart. Raises PlacementError.
     """
     if kernel is None and firmware is None:
         raise PlacementError("nothing to boot: neither a kernel nor firmware")
     taken: list[Range] = []
     loads: list[tuple[int, KernelImage]] = []
     entries: list[int] = []
-    for role, image, offset in (("firmware", firmware, 0), ("kernel", kernel, KERNEL_OFFSET)):
+    for role, image, offset in (("firmware", firmware, 0), ("kernel", kernel, kernel_offset)):
         if image is None:
             continue
         try:

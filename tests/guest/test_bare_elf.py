@@ -150,6 +150,21 @@ def test_says_what_is_wrong(
     assert result.output.count("\n") == 1
 
 
+@pytest.mark.parametrize(("bios", "status"), [("none", 1), ("python", 3)])
+def test_a_raw_binary(pagewalk: Cli, tmp_path: Path, bios: str, status: int) -> None:
+    """It says nothing of where it goes. QEMU 7.2 puts one without firmware at the start of RAM.
+
+    auipc a1, 0; srli a1, a1, 20; andi a1, a1, 0xf; addi a1, a1, 1; slli a1, a1, 16; then as in
+    `ends`: status 1 at 0x80000000, 3 at 0x80200000.
+    """
+    path = tmp_path / "raw"
+    words = (0x0000_0597, 0x0145_D593, 0x00F5_F593, 0x0015_8593, 0x0105_9593)
+    # lui a2, 3; addi a2, a2, 0x333; add a1, a1, a2; lui a0, 0x100; sw a1, (a0); j .
+    words += (0x0000_3637, 0x3336_0613, 0x00C5_85B3, 0x0010_0537, 0x00B5_2023, 0x0000_006F)
+    path.write_bytes(struct.pack("<11I", *words))
+    assert pagewalk("boot", "--bios", bios, path).exit_code == status
+
+
 def test_headers_alone(pagewalk: Cli, tmp_path: Path) -> None:
     path = tmp_path / "guest.elf"
     path.write_bytes(make([Load(0x1_0000, b"", R, has_headers=True)], 0x1_0000))

@@ -25,6 +25,7 @@ WITHOUT_ARGUMENT = {"fault": 2, "fault_module": 22}
 ON_BARE_RAM = {
     name for name, path in shipped().items() if path.parent.name in ("bare", "supervisor")
 }
+ON_THE_BOARD = {"small"}  # of `pagewalk boot`: see test_small_kernel
 ON_THE_KERNEL = [name for name in shipped() if name not in ON_BARE_RAM]
 PARAMETERS = (
     "slub_debug=FZPU", "slab_nomerge", "slab_freelist_hardened", "page_owner=on",
@@ -68,7 +69,7 @@ def test_the_demo(pagewalk: Cli, slab: str, paging: str) -> None:
 
 
 @pytest.mark.parametrize("access", WAYS)
-@pytest.mark.parametrize("name", sorted(ON_BARE_RAM))
+@pytest.mark.parametrize("name", sorted(ON_BARE_RAM - ON_THE_BOARD))
 def test_guests_without_the_kernel(pagewalk: Cli, name: str, access: str) -> None:
     runs(pagewalk("run", name, "--hart", access), 0, name)
 
