@@ -106,7 +106,7 @@ class Hart:
         # See undo: the words, fcsr, and the task.
         self._undone: tuple[bytes, int | None, Callable[[], Stop | None]] | None = None
         self.breakpoints: frozenset[int] = frozenset()  # VA, see set_breakpoints
-        self._shown_mip = 0  # on the public way: what the engine was given of mip
+        self._given_mip = 0  # on the public way: what the engine was given last
         # Set by a debugger that steps: as if no interrupt were pending.
         self.interrupts_held = False
         self._stop_asked = False
@@ -131,7 +131,8 @@ class Hart:
             self.access.on_error = self.fail
             csr_repairs.install(self)
         else:
-            self.access.load_lock, self.access.on_load = self.pending_lock, self._heed_mip
+            self.access.lock = self.pending_lock
+            self.access.on_load, self.access.on_store = self._heed_mip, self._note_mip
         csr_repairs.add_absent(self)
         self.reset(ram.base)
 
@@ -339,13 +340,11 @@ class Hart:
         """
         with self.pending_lock:
             if self.interrupts_held or self._stepping or self._undone is not None:
-                self._shown_mip = 0
                 self.access.present_interrupts(0)
                 return
             if not self._in_place:
                 # The words are those of the last stop, `mie` among them: look anew.
-                self._shown_mip = self.interrupts.written
-                self.access.present_interrupts(self._shown_mip)
+                self.access.present_interrupts(self.interrupts.written)
                 if self.pending:
                     self._look_again.set()
                 return
@@ -366,10 +365,16 @@ class Hart:
         Its writes go to the engine alone. Old kernels' M-mode timer hands its tick down so.
         """
         mip = self.words[words.MIP]
-        changed = mip ^ self._shown_mip
+        changed = mip ^ self._given_mip
         if changed:
-            self._shown_mip = mip
+            self._given_mip = mip
             self.interrupts.write(changed, mip)
+        # What another thread has written meanwhile is no doing of the guest's.
+        self.words[words.MIP] = 0 if self.interrupts_held else self.interrupts.written
+
+    def _note_mip(self) -> None:
+        """On the public way: the engine has been given the words, `mip` among them."""
+        self._given_mip = self.words[words.MIP]
 
     def _take_interrupts(self) -> None:
         """Take what is pending and enabled and not delivered by the engine itself."""

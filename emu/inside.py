@@ -339,9 +339,11 @@ class PublicAccess:
 
     def __init__(self, uc: Uc) -> None:
         self._uc = uc
-        # Around each load, and called at its end: for what the guest writes and nobody sees.
-        self.load_lock: AbstractContextManager[object] = nullcontext()
+        # Around each load and store, and called at its end: for what the guest writes and nobody
+        # sees.
+        self.lock: AbstractContextManager[object] = nullcontext()
         self.on_load: Callable[[], None] = lambda: None
+        self.on_store: Callable[[], None] = lambda: None
         self._context = C.c_void_p()
         status = _lib.uc_context_alloc(uc._uch, C.byref(self._context))
         if status or not self._context.value:
@@ -350,12 +352,14 @@ class PublicAccess:
         _check_words(uc, self.words, self.load)
 
     def load(self) -> None:
-        with self.load_lock:
+        with self.lock:
             _lib.uc_context_save(self._uc._uch, self._context)
             self.on_load()
 
     def store(self) -> None:
-        _lib.uc_context_restore(self._uc._uch, self._context)
+        with self.lock:
+            _lib.uc_context_restore(self._uc._uch, self._context)
+            self.on_store()
 
     def flush_tlb(self) -> None:
         self._uc.ctl(ucc.UC_CTL_TLB_FLUSH, ucc.UC_CTL_IO_WRITE)

@@ -381,3 +381,11 @@ def test_a_store_that_raises_an_interrupt_is_done_once(inside: Bench, count: int
     assert writes[0] - inside.reg("s1") in (0, -1)
     assert writes[0] - inside.reg("s2") in (0, 1)
     assert writes[0] > 90
+
+
+def test_what_was_raised_since_the_engine_was_given_mip_stays(bench: Bench) -> None:
+    """As the clock's thread raises it while guest code runs: the guest has not cleared it."""
+    bench.hart.access.store()
+    bench.hart.set_pending(STI, True)
+    bench.hart.access.load()
+    assert bench.hart.pending == 1 << STI
