@@ -243,3 +243,21 @@ def test_looking_never_fails_untyped() -> None:
             look()
         except MmError as e:
             assert str(e)
+
+
+def test_an_object_size_that_grew_under_slub_debug() -> None:
+    """Red zones are filled from it: a negative number of bytes once."""
+    k = mm.boot(Ram(8 << 20), mm.Config(slub_debug="FZPU"))
+    cache = k.kmalloc_caches.cache_for(64)
+    cache.struct.object_size = 1 << 20
+    for use in (lambda: k.kmalloc(64), lambda: k.kmalloc(60), lambda: mm.attach(k.ram)):
+        with pytest.raises(MmError):
+            use()
+
+
+def test_a_cache_of_kmalloc_under_slob() -> None:
+    """SLOB has none: a pointer to one is no reason to believe in the other twelve."""
+    k = mm.boot(Ram(8 << 20), mm.Config(slab="slob"))
+    k.vmcoreinfo.kmalloc_caches[3] = k.vmcoreinfo.mm_cachep
+    with pytest.raises(CorruptionError, match=r"vmcoreinfo .*kmalloc_caches\[3\]"):
+        mm.attach(k.ram)
