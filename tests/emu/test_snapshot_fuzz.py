@@ -142,7 +142,10 @@ class Fuzz:
         self.loaded += 1
         with snapshot_file.Reader(self.path) as reader:
             wanted = reader.state(lambda done, total: None, 1 << 30)
-        assert plain(snapshot._state(self.board.machine, self.board.parts)) == plain(wanted)
+        found = snapshot._state(self.board.machine, self.board.parts)
+        if wanted["clock"]["executed"] is None:  # of a machine in real time: it has no such count
+            found["clock"]["executed"] = None
+        assert plain(found) == plain(wanted)
         try:
             self.board.load(self.other)
         except SnapshotError as e:

@@ -27,6 +27,7 @@ NOT_RUN = {
     "fetch": "goes to the network: tests/guest/test_fetch.py",
     "boot linux": "needs pagewalk fetch: tests/guest/test_boot_distro.py",
     "boot u-boot": "needs pagewalk fetch: tests/guest/test_boot_distro.py",
+    "boot small": "its shell waits for somebody who types: tests/guest/test_small_kernel.py",
     "boot Image": "a Linux kernel of the user's: tests/guest/test_boot_distro.py",
     "--gdb": "waits for gdb: tests/guest/test_gdb_boot.py",
     "linux.snap": "of a fetched Linux: tests/guest/test_boot_distro.py",
