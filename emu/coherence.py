@@ -69,10 +69,23 @@ class Coherence:
     def enters(self, va: int) -> None:
         """The engine is about to start at ``va``: of the block that it starts with, if that is
         new, it does not tell."""
-        self._see(va)
+        # By the reference walk: the engine's own sets A bits, and this may not be fetched at all.
+        pa = self._fetched(va)
+        if pa is None:
+            return
+        self._see_at(pa)
         last = va | PAGE_SIZE - 2
         if insn.length(self._hart.fetch16(last) or 0) == 4:  # it may go on in the next page
-            self._see(last + 2 & _M64)
+            pa = self._fetched(last + 2 & _M64)
+            if pa is not None:
+                self._see_at(pa)
+
+    def _fetched(self, va: int) -> int | None:
+        """The PA that the hart would fetch from, None: it would trap."""
+        result = self._hart.walk(va, Access.EXECUTE)
+        if isinstance(result, Refusal):
+            return None
+        return va if result is None else result.pa
 
     def _on_block(self, _uc: int, block: int, _previous: int, _data: int) -> None:
         try:
@@ -92,11 +105,12 @@ class Coherence:
         # Of M-mode's fetches MPRV says nothing; `physical` looks as a load would.
         pa = va if hart.words[words.PRIV] == Priv.M else hart.access.physical(va)
         if pa is None:  # the public way, or a page that may be executed but not read
-            result = hart.walk(va, Access.EXECUTE)
-            if isinstance(result, Refusal):
-                return
-            pa = va if result is None else result.pa
-        ram = hart.ram
+            pa = self._fetched(va)
+        if pa is not None:
+            self._see_at(pa)
+
+    def _see_at(self, pa: int) -> None:
+        ram = self._hart.ram
         if ram.contains(pa) and self._seen[pa - ram.base >> PAGE_SHIFT]:
             return
         if not any(extent.first <= pa < extent.end for extent in self._extents):

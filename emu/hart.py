@@ -541,6 +541,8 @@ class Hart:
             self._undone = bytes(self.words), fcsr, task
             self.present()  # none is taken in what is left of the block
         self.access.deny_memory(True)
+        if self._in_place:  # what is in the TLB would not be asked about
+            self.access.flush_tlb()
         if self._in_place:
             self.words[words.PRIV] = Priv.U
         inside.emu_stop(self.uc)

@@ -38,6 +38,7 @@ def folder(prefix: str = "pagewalk-") -> Iterator[Path]:
     path = Path(os.environ.get("TMPDIR") or "/tmp", prefix + secrets.token_hex(8))
     keeper = subprocess.Popen(
         ["/bin/sh", "-c", _KEEPER, str(path)],
+        env={**os.environ, "PATH": os.defpath},  # where mkdir and rm are, whatever the user's
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

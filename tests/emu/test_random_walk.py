@@ -371,7 +371,8 @@ def test_deviation_mprv_and_the_page_of_the_code(bench: Bench) -> None:
     bench.hart.set_satp(tables.satp)
     bench.load(LOAD, CODE)
     bench.run(pc=CODE, a0=CODE + 0x800)
-    assert bench.reg("a1") == 0x88  # 0x77 by the spec
+    # 0x77 by the spec; inside, fetches and such loads have entries of their own.
+    assert bench.reg("a1") == (0x77 if bench.is_inside else 0x88)
     bench.load(LOAD, CODE + 0x1000)
     bench.hart.access.flush_tlb()
     bench.run(pc=CODE + 0x1000, a0=CODE + 0x800)

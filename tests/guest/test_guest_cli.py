@@ -421,7 +421,7 @@ def test_names_that_are_not_there(pagewalk: Cli, tmp_path: Path) -> None:
     )
     assert refused(pagewalk("run", tmp_path / "nope.c")).endswith("nope.c: no such file")
     (tmp_path / "folder.c").mkdir()
-    assert refused(pagewalk("run", tmp_path / "folder.c")).endswith("folder.c: is a directory")
+    assert "folder.c: is a directory" in refused(pagewalk("run", tmp_path / "folder.c"))
 
 
 def test_a_folder_does_not_hide_a_guest(

@@ -109,7 +109,7 @@ PATCHED = {
     "core": (lambda: patch(hello(), TYPE, 4, 2), "@: a core dump, not an executable"),
     "type 9": (lambda: patch(hello(), TYPE, 9, 2), "@: of type 9, not an executable"),
     "empty": (lambda: b"", "@: an empty file"),
-    "text": (lambda: b"hello, world\n", "@: not an ELF file"),
+    "text": (lambda: b"hello, world\n", "@: is text, not an ELF file; C and assembly files .*"),
     "magic only": (lambda: hello()[:4], "@: truncated ELF header (4 bytes)"),
     "half a header": (lambda: hello()[:40], "@: truncated ELF header (40 bytes)"),
     "header only": (lambda: hello()[:64], None),
@@ -216,7 +216,10 @@ def test_what_is_said_about_a_bad_file(name: str, pagewalk: Cli, tmp_path: Path)
 
 def test_files_that_are_no_files(pagewalk: Cli, tmp_path: Path) -> None:
     result = pagewalk("run", tmp_path)
-    assert (result.exit_code, result.stderr) == (2, f"pagewalk: {tmp_path}: is a directory\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"pagewalk: {tmp_path}: is a directory; one of sources is a kernel: pagewalk boot\n",
+    )
     missing = tmp_path / "missing.elf"
     result = pagewalk("run", missing)
     assert (result.exit_code, result.stderr) == (2, f"pagewalk: {missing}: no such file\n")

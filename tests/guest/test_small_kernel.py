@@ -95,12 +95,9 @@ def session(timer: str, version: int) -> list[Step]:
     ]
 
 
-# On the public way two are enough for a usual run: it is slow, with a tick pending and masked most.
-USUAL_PUBLIC = (("public", "Sstc", 2, False), ("public", "CLINT", 1, False))
+# The public way is slow, with a tick pending and masked most of the time.
 WAYS = [
-    pytest.param(
-        *way, marks=[pytest.mark.slow] if way[0] == "public" and way not in USUAL_PUBLIC else []
-    )
+    pytest.param(*way, marks=[pytest.mark.slow] if way[0] == "public" else [])
     for way in itertools.product(("inside", "public"), ("Sstc", "CLINT"), (2, 1), (False, True))
 ]
 

@@ -17,21 +17,21 @@ MODULE = r"""
 #include <linux/module.h>
 static int depth;
 static volatile unsigned first; /* keeps the compiler from seeing through the frames */
-static __attribute__((noinline)) int deeper(int n)
+static noinline int deeper(int n)
 {
     volatile char frame[256];
     frame[0] = n;
     depth++;
     return deeper(n + 1) + frame[0];
 }
-static __attribute__((noinline)) int wide(void)
+static noinline int wide(void)
 {
     volatile char frame[40000];
     for (unsigned i = first; i < sizeof frame; i += 1000)
         frame[i] = i;
     return frame[7000];
 }
-static __attribute__((noinline)) int fits(void)
+static noinline int fits(void)
 {
     volatile char frame[12000];
     for (unsigned i = first; i < sizeof frame; i += 1000)

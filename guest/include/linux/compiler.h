@@ -13,35 +13,35 @@
 #define ACCESS_ONCE(x) (*(volatile __typeof__(x) *)&(x))
 
 #ifndef __always_inline
-#define __always_inline inline __attribute__((always_inline))
+#define __always_inline inline __attribute__((__always_inline__))
 #endif
 #ifndef noinline
-#define noinline __attribute__((noinline))
+#define noinline __attribute__((__noinline__))
 #endif
 #define noinline_for_stack noinline
-#define __noreturn __attribute__((noreturn))
-#define __must_check __attribute__((warn_unused_result))
-#define __maybe_unused __attribute__((unused))
-#define __always_unused __attribute__((unused))
+#define __noreturn __attribute__((__noreturn__))
+#define __must_check __attribute__((__warn_unused_result__))
+#define __maybe_unused __attribute__((__unused__))
+#define __always_unused __attribute__((__unused__))
 #ifndef __used
-#define __used __attribute__((used))
+#define __used __attribute__((__used__))
 #endif
-#define __packed __attribute__((packed))
-#define __aligned(bytes) __attribute__((aligned(bytes)))
-#define __section(name) __attribute__((section(name)))
-#define __printf(format_at, first) __attribute__((format(printf, format_at, first)))
-#define __weak __attribute__((weak))
-#define __pure __attribute__((pure))
-#define __cold __attribute__((cold))
+#define __packed __attribute__((__packed__))
+#define __aligned(bytes) __attribute__((__aligned__(bytes)))
+#define __section(name) __attribute__((__section__(name)))
+#define __printf(format_at, first) __attribute__((__format__(__printf__, format_at, first)))
+#define __weak __attribute__((__weak__))
+#define __pure __attribute__((__pure__))
+#define __cold __attribute__((__cold__))
 #define __visible
 #define __deprecated
 #define __malloc
 #define __read_mostly
 #define __ro_after_init
-#define ____cacheline_aligned __attribute__((aligned(64)))
+#define ____cacheline_aligned __attribute__((__aligned__(64)))
 #define __cacheline_aligned ____cacheline_aligned
 #define ____cacheline_aligned_in_smp ____cacheline_aligned
-#define fallthrough __attribute__((fallthrough))
+#define fallthrough __attribute__((__fallthrough__))
 #define uninitialized_var(x) x = x
 
 /* For sparse alone. */

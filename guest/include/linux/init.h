@@ -6,8 +6,8 @@
 #include <linux/types.h>
 
 /* `used`: the function keeps its own name, beside init_module. */
-#define __init __attribute__((used))
-#define __exit __attribute__((used))
+#define __init __attribute__((__used__))
+#define __exit __attribute__((__used__))
 #define __initdata
 #define __initconst
 #define __exitdata
