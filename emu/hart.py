@@ -521,6 +521,11 @@ class Hart:
         try:
             cause = _NUMBER_TO_CAUSE_ON_HOLE[kind]
             self.undo(lambda: self._deliver_hole(cause, pa))
+            # Pages that are in the TLB would not be asked about. Here the engine gives the access
+            # up; behind a watchpoint's hook it goes on with the entry that it has, and needs
+            # none of this: with such hooks each access is asked about.
+            if self._in_place:
+                self.access.flush_tlb()
         except BaseException as e:
             self.fail(e)
         return False
@@ -541,8 +546,6 @@ class Hart:
             self._undone = bytes(self.words), fcsr, task
             self.present()  # none is taken in what is left of the block
         self.access.deny_memory(True)
-        if self._in_place:  # what is in the TLB would not be asked about
-            self.access.flush_tlb()
         if self._in_place:
             self.words[words.PRIV] = Priv.U
         inside.emu_stop(self.uc)
