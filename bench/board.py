@@ -1,7 +1,7 @@
 """The whole board, against QEMU's: the same images, 256 MB, one hart, in turn.
 
 QEMU is a process from its start; so are we, Python's start and imports in it, unless a row
-says that it is the machine alone (`guest.boot.prepare` to the same text, in a process that has
+says that it is the machine alone (`guest.boot.boot.prepare` to the same text, in a process that has
 imported everything). Other people's work makes both sides slower, never faster, so the least
 of several runs counts; the load is told.
 """
@@ -26,12 +26,12 @@ from bench.guests import compile_to
 from bench.measure import Failed, Ratio, Unmeasurable, least, once
 from emu.stop import Stop, StopReason
 from guest import build, scratch
-from guest.boot import BootOptions, Disk, prepare
-from guest.expect import Script, Step, drive
-from guest.fetch import FetchError, Guests, guests
-from guest.initramfs import make_initramfs, write_atomically
-from guest.progress import LOOK_EVERY, HangError, Patience, stopped_when_stuck
-from guest.sessions import boot_steps, session
+from guest.boot.boot import BootOptions, Disk, prepare
+from guest.boot.expect import Script, Step, drive
+from guest.boot.progress import LOOK_EVERY, HangError, Patience, stopped_when_stuck
+from guest.distro.fetch import FetchError, Guests, guests
+from guest.distro.initramfs import make_initramfs, write_atomically
+from guest.distro.sessions import boot_steps, session
 
 QEMU = "qemu-system-riscv64"
 RAM_SIZE = 256 << 20  # bytes
@@ -67,7 +67,7 @@ def _qemu(*more: str) -> list[str]:
 
 
 def _ours(*more: str) -> list[str]:
-    return [sys.executable, "-m", "guest.cli", "boot", *more]
+    return [sys.executable, "-m", "guest.cli.main", "boot", *more]
 
 
 def _drive(command: Sequence[str], steps: Sequence[Step]) -> list[float]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TypeVar
 
-from guest.progress import HangError, Patience
+from guest.boot.progress import HangError, Patience
 
 _Found = TypeVar("_Found")
 

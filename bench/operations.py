@@ -12,7 +12,7 @@ from bench.guests import compiled
 from bench.measure import Ratio, ratio, timed
 from emu.ram import Ram
 from guest import build
-from guest.system import System
+from guest.kernel.system import System
 from mm.gfp import GFP_KERNEL
 from mm.kernel import Kernel
 

@@ -20,15 +20,16 @@ from bench import board
 from bench import operations as op
 from bench.guests import compile_to, compiled
 from bench.measure import Ratio, Unmeasurable, output_of, ratio, timed
-from emu import inside, words
-from emu.machine import Machine
-from emu.paging import PTE_A, PTE_D, PTE_G, PTE_R, PTE_V, PTE_W
+from emu.board.machine import Machine
+from emu.engine import inside
 from emu.ram import RAM_BASE, Ram
+from emu.spec import words
+from emu.spec.paging import PTE_A, PTE_D, PTE_G, PTE_R, PTE_V, PTE_W
 from firmware import images
 from guest import build, scratch
-from guest import elf as elf_file
-from guest.runner import load_physical
-from guest.system import System
+from guest.boot.runner import load_physical
+from guest.image import elf as elf_file
+from guest.kernel.system import System
 from mm.pgtable import PAGE_WRITE
 
 _GIB = 1 << 30
@@ -54,7 +55,7 @@ def _process(*command: str) -> float:
 
 
 def run_hello() -> tuple[Ratio, str]:
-    ours = partial(_process, sys.executable, "-m", "guest.cli", "run", "hello")
+    ours = partial(_process, sys.executable, "-m", "guest.cli.main", "run", "hello")
     other = partial(_process, sys.executable, "-c", "import unicorn, capstone, numpy")
     return ratio(ours, other, 15), ""
 
@@ -70,7 +71,7 @@ def _boot(size: int) -> float:
 def boot_size() -> tuple[Ratio, str]:
     found = ratio(partial(_boot, 64 * _GIB), partial(_boot, 64 << 20), 15)
     script = (
-        "import resource; from guest.system import System; s = System(ram_size=64 << 30);"
+        "import resource; from guest.kernel.system import System; s = System(ram_size=64 << 30);"
         "s.boot(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

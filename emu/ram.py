@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from emu.paging import PAGE_SHIFT as PAGE_SHIFT
-from emu.paging import PAGE_SIZE as PAGE_SIZE
+from emu.spec.paging import PAGE_SHIFT as PAGE_SHIFT
+from emu.spec.paging import PAGE_SIZE as PAGE_SIZE
 
 if TYPE_CHECKING:  # imported by those who ask for arrays: it takes longer than a board's start
     import numpy.typing as npt

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from emu.trap import Trap
+from emu.spec.trap import Trap
 
 
 class StopReason(Enum):

@@ -6,11 +6,11 @@ sbi_hart_switch_mode); `firmware/start.S` is the short form of it as guest code.
 
 from __future__ import annotations
 
-from emu import csr as CSR
-from emu import words as W
-from emu.csr import Priv
 from emu.hart import Hart, HartError
-from emu.trap import Cause
+from emu.spec import csr as CSR
+from emu.spec import words as W
+from emu.spec.csr import Priv
+from emu.spec.trap import Cause
 
 _FCSR = 0x003
 

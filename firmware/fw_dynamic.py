@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from emu.csr import Priv
+from emu.spec.csr import Priv
 
 _MAGIC = 0x4942_534F  # "OSBI"
 _VERSION = 2  # the one with boot_hart

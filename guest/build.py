@@ -299,8 +299,8 @@ def _build_code(name: str, source: Path, base: int, scratch: Path) -> None:
 
 def write_headers() -> None:
     """The generated headers."""
-    from guest.abi import c_header as abi_header
-    from guest.task import c_header as task_header
+    from guest.kernel.abi import c_header as abi_header
+    from guest.kernel.task import c_header as task_header
     from mm.header import c_header as mm_header
 
     folder = BUILT / "include" / "pagewalk"

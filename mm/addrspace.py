@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emu.paging import PAGE_SHIFT, SV39, SV48, SV57, PagingMode
 from emu.ram import Ram
+from emu.spec.paging import PAGE_SHIFT, SV39, SV48, SV57, PagingMode
 from mm.errors import BadAddress
 
 KERNEL_LINK_ADDR = 0xFFFFFFFF_80000000

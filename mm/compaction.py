@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emu.paging import PTE_PPN_SHIFT, PTE_X, PTES_PER_TABLE
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
+from emu.spec.paging import PTE_PPN_SHIFT, PTE_X, PTES_PER_TABLE
 from mm.buddy import Buddy
 from mm.fragmentation import extfrag_index
 from mm.free_area import ZoneIndex

@@ -11,8 +11,8 @@ Source: Linux mm/highmem.c. VAs in bytes.
 
 from __future__ import annotations
 
-from emu.paging import pte_pfn
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
+from emu.spec.paging import pte_pfn
 from mm.addrspace import Space
 from mm.errors import BadAddress, OutOfMemory
 from mm.page_ext import LAST_PKMAP, PageAllocInfo, Pkmap

@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from emu.paging import PAGE_SHIFT, PAGE_SIZE, SV39, PagingMode
 from emu.ram import Ram
+from emu.spec.paging import PAGE_SHIFT, PAGE_SIZE, SV39, PagingMode
 from mm.addrspace import (
     KERNEL_END,
     KERNEL_IMAGE_OFFSET,

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emu.paging import (
+from emu.spec.paging import (
     PAGE_SHIFT,
     PAGE_SIZE,
     PTE_A,

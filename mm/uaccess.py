@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emu.paging import PAGE_SIZE
-from emu.walk import Access, Refusal, WalkConfig, walk
+from emu.spec.paging import PAGE_SIZE
+from emu.spec.walk import Access, Refusal, WalkConfig, walk
 from mm.errors import UserFault
 from mm.pgtable import MmStruct, PageTables
 

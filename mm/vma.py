@@ -14,8 +14,8 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 
-from emu.paging import SATP_ASID_MASK
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
+from emu.spec.paging import SATP_ASID_MASK
 from mm.addrspace import Space
 from mm.buddy import Buddy
 from mm.errors import CorruptionError, OutOfMemory, VmaError

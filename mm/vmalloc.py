@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emu.paging import PTE_W, PTE_X
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
+from emu.spec.paging import PTE_W, PTE_X
 from mm.addrspace import MODULES_END, MODULES_VADDR, Space
 from mm.buddy import Buddy
 from mm.errors import BadFree, CorruptionError, OutOfMemory, VmaError

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from emu.paging import (
+from emu.spec.paging import (
     PAGE_SHIFT,
     PAGE_SIZE,
     PTE_A,

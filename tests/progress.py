@@ -3,7 +3,7 @@
     wait_until(lambda: board.hart.running)
     status = ended(process)
 
-No test counts seconds; see `guest.progress` for when a wait is given up. What is waited for
+No test counts seconds; see `guest.boot.progress` for when a wait is given up. What is waited for
 without these (a lock, a join, a read) is given up by `watchdog`.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from guest.progress import CPU_MAX, Patience, look, stopped_when_stuck, tree
+from guest.boot.progress import CPU_MAX, Patience, look, stopped_when_stuck, tree
 
 __all__ = [
     "ended", "stopped_when_stuck", "wait_until", "wait_until_it_has_run", "wait_until_it_waits",

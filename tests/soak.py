@@ -7,8 +7,8 @@
 Each session is a process of `pagewalk boot linux` with a disk, driven from power-on to power-off
 by the script that `bench` uses, through pipes: what is typed is raised by another thread, as
 from a terminal. A session fails when a reply is wrong, when the machine ends otherwise than by
-power-off, or when it hangs: nothing of it runs or writes any more (see `guest.progress`). Of one
-that hangs `Hart.lost_wakeup` is printed. Needs the guests of `pagewalk fetch`; not part of
+power-off, or when it hangs: nothing of it runs or writes any more (see `guest.boot.progress`). Of
+one that hangs `Hart.lost_wakeup` is printed. Needs the guests of `pagewalk fetch`; not part of
 `pytest`, for it takes hours. The exit status is 1 when a session failed.
 """
 
@@ -28,10 +28,10 @@ from typing import Any
 import click
 
 from emu.hart import Hart
-from guest.expect import Script, drive
-from guest.fetch import FetchError, guests
-from guest.initramfs import make_initramfs, write_atomically
-from guest.sessions import session
+from guest.boot.expect import Script, drive
+from guest.distro.fetch import FetchError, guests
+from guest.distro.initramfs import make_initramfs, write_atomically
+from guest.distro.sessions import session
 
 RAM_SIZE = 256 << 20  # bytes
 DISK_SIZE = 4 << 20  # bytes
@@ -53,8 +53,8 @@ def watch(hart: Hart) -> None:
 
 def child(arguments: list[str]) -> int:
     """`pagewalk` with these arguments, and somebody who watches the hart."""
-    from guest import boot_session
-    from guest.cli import main
+    from guest.boot import session as boot_session
+    from guest.cli.main import main
 
     begin = boot_session.Session.run
 

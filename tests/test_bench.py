@@ -12,7 +12,7 @@ from bench import __main__ as bench
 from bench import board, measure
 from bench.measure import Failed, Ratio, Unmeasurable, once, output_of
 from bench.rows import Cost, Row, Size
-from guest.expect import Step
+from guest.boot.expect import Step
 
 _PROMPT_AND_NO_MORE = "import threading; print('# ', flush=True); threading.Event().wait()"
 HANGS = [sys.executable, "-c", _PROMPT_AND_NO_MORE]
@@ -90,7 +90,7 @@ def test_what_failed_once_is_not_tried_again() -> None:
 def test_a_session_that_hangs_fails_its_row(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("guest.progress.STILL_LOOKS", 2)
+    monkeypatch.setattr("guest.boot.progress.STILL_LOOKS", 2)
     steps = [Step(b"# ", b"seq 1 2000 | grep -c 7\n"), Step(b"563")]
     with pytest.raises(Failed, match=r"step 2 of 2 after 'seq.*waits for '563'"):
         board._drive(HANGS, steps)

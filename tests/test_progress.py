@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from progress import ended, wait_until
 
-from guest import progress
-from guest.progress import HangError, Patience, look, tree
+from guest.boot import progress
+from guest.boot.progress import HangError, Patience, look, tree
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="this machine has no /proc"

@@ -1,8 +1,8 @@
 """Watches a process that runs tests, from outside: ends what hangs, and says what it was.
 
 Tests wait without limits of time; this is the one place where a wait is given up, by the
-rule of `guest.progress`. A process of its own, for a thread would not run while another holds the
-interpreter; and nobody's child, so that it is not among those whom it watches.
+rule of `guest.boot.progress`. A process of its own, for a thread would not run while another holds
+the interpreter; and nobody's child, so that it is not among those whom it watches.
 
 When nothing goes on any more, the descendants of the tests' process get SIGABRT, upon which
 Python prints where its threads are, and the test fails whatever it makes of that. Where there
@@ -21,8 +21,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from guest import progress
-from guest.progress import CPU_MAX, LOOK_EVERY, STILL_LOOKS, HangError, Patience, tree
+from guest.boot import progress
+from guest.boot.progress import CPU_MAX, LOOK_EVERY, STILL_LOOKS, HangError, Patience, tree
 
 _CPU_MAX_SLOW = 12 * CPU_MAX
 _SLOW, _FAST = "slow", "fast"
@@ -32,7 +32,7 @@ _AFTERWARDS = 60.0  # seconds of processor time that a test may use when it has 
 class Watchdog:
     """Of this process. Does nothing where there is no /proc.
 
-    ``looks`` and ``every``: see `guest.progress`.
+    ``looks`` and ``every``: see `guest.boot.progress`.
     """
 
     def __init__(self, looks: int = STILL_LOOKS, every: float = LOOK_EVERY) -> None:

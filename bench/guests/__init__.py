@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bench.measure import Unmeasurable
 from guest import build, scratch
-from guest import elf as elf_file
-from guest.elf import Elf
+from guest.image import elf as elf_file
+from guest.image.elf import Elf
 
 HERE = Path(__file__).parent
 

@@ -23,10 +23,11 @@ from enum import Enum
 
 import unicorn.unicorn_const as ucc
 
-from emu import inside, insn
-from emu.debug.gdb_memory import translate
+from emu.debug.gdb.memory import translate
+from emu.engine import inside
 from emu.hart import Hart
-from emu.paging import PAGE_SIZE
+from emu.spec import insn
+from emu.spec.paging import PAGE_SIZE
 from emu.stop import Stop, StopReason
 
 _ACCESS_SIZE_MAX = 8  # bytes that one load or store touches

@@ -26,12 +26,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from emu import hart_state, tables
-from emu.debug import touched
+from emu.board.machine import Machine
+from emu.debug import hart_state, touched
 from emu.debug.atomic_file import replacing
 from emu.hart import HartError
-from emu.machine import Machine
-from emu.paging import (
+from emu.ram import Ram
+from emu.spec import tables
+from emu.spec.paging import (
     PAGE_SHIFT,
     PAGE_SIZE,
     PTE_N,
@@ -44,8 +45,7 @@ from emu.paging import (
     mode_of_satp,
     satp_root,
 )
-from emu.ram import Ram
-from emu.walk import Access
+from emu.spec.walk import Access
 
 # ELF (System V ABI, chapter 4 and 5) and its RISC-V supplement
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from emu import insn
+from emu.spec import insn
 
 
 @cache

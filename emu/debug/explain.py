@@ -7,15 +7,22 @@ reference walk over the RAM as it stands at the fault.
 
 from __future__ import annotations
 
-from emu import csr as CSR
-from emu import insn, words
 from emu.debug.disasm import listing
 from emu.debug.symbols import Symbols
 from emu.hart import Hart
-from emu.paging import PagingMode, describe_pte, mode_of_satp, pte_attributes, satp_asid, satp_root
-from emu.tables import size_text
-from emu.trap import ACCESS_FAULTS, PAGE_FAULTS, Trap
-from emu.walk import ACCESS_OF_CAUSE, Access, Refusal, Translation, walk
+from emu.spec import csr as CSR
+from emu.spec import insn, words
+from emu.spec.paging import (
+    PagingMode,
+    describe_pte,
+    mode_of_satp,
+    pte_attributes,
+    satp_asid,
+    satp_root,
+)
+from emu.spec.tables import size_text
+from emu.spec.trap import ACCESS_FAULTS, PAGE_FAULTS, Trap
+from emu.spec.walk import ACCESS_OF_CAUSE, Access, Refusal, Translation, walk
 
 _FUNCTION_SIZE_MAX = 4096  # bytes that are read to find where instructions start
 _CODE_BEFORE, _CODE_AFTER = 4, 4  # instructions shown around the faulting one

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from emu.paging import PAGE_SIZE
 from emu.ram import Ram
+from emu.spec.paging import PAGE_SIZE
 
 _WORDS = PAGE_SIZE // 8
 _ENTRIES_AT_ONCE = 1 << 20  # pagemap entries: 8 MiB of them stand for 4 GiB of RAM

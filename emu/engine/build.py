@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from emu import csr, words
+from emu.spec import csr, words
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE / "built" / "engine.so"

@@ -2,8 +2,8 @@
 // cost a nanosecond or two. Plain functions with a C ABI that QEMU and Unicorn call; what each
 // does, a Python callback does too where this library is missing, and tests compare the two.
 //
-// The hart's state is an array of 64-bit words (emu/words.py); the build passes their numbers as
-// WORD_* and the fields of mstatus as MSTATUS_* (emu/csr.py).
+// The hart's state is an array of 64-bit words (emu/spec/words.py); the build passes their numbers as
+// WORD_* and the fields of mstatus as MSTATUS_* (emu/spec/csr.py).
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -175,7 +175,7 @@ EXPORT bool tlb_fill(void *cpu, uint64_t va, int size, int access, int mode, boo
 
 // In the place of CPUClass.cpu_exec_interrupt, which delivers an interrupt. Below M-mode MPRV is
 // 0: each return there clears it (section 3.1.6.3), which the engine's returns do not. It counts
-// in M-mode alone, so it is enough to clear it on the way in. emu/trap.py does so for the rest.
+// in M-mode alone, so it is enough to clear it on the way in. emu/spec/trap.py does so for the rest.
 
 EXPORT bool exec_interrupt(void *cpu, int request) {
     uint64_t *words = words_of(cpu), from = words[WORD_PRIV];
@@ -213,7 +213,7 @@ EXPORT void filter_block(void *uc, struct block *block, struct block *previous,
     filter->unseen(uc, block, previous, filter);
 }
 
-// A device's read that answers one register from memory (emu/devices/quick.py).
+// A device's read that answers one register from memory (emu/engine/quick_register.py).
 
 struct quick_register {
     uint64_t offset, value, reads;

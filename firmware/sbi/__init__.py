@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from emu import words as W
-from emu.clock import Clock
-from emu.csr import Priv
-from emu.devices import saved
+from emu.board.clock import Clock
+from emu.board.devices import saved
 from emu.hart import Hart
 from emu.ram import Ram
+from emu.spec import words as W
+from emu.spec.csr import Priv
+from emu.spec.trap import Cause, Trap
 from emu.stop import Stop, StopReason
-from emu.trap import Cause, Trap
 from firmware.sbi import legacy, reset
 from firmware.sbi.console import Console
 from firmware.sbi.harts import Harts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu import words as W
 from emu.ram import Ram
+from emu.spec import words as W
 from firmware.sbi.numbers import ERR_INVALID_PARAM, SUCCESS, Extension
 
 # Bytes moved by one call; the caller learns how many, and goes on. Each one that is read takes

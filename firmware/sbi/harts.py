@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu import words as W
-from emu.csr import IRQ_SSI
 from emu.hart import Hart
+from emu.spec import words as W
+from emu.spec.csr import IRQ_SSI
 from firmware.sbi.numbers import (
     ERR_INVALID_ADDRESS,
     ERR_INVALID_PARAM,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from emu import words as W
-from emu.csr import MSTATUS_SIE, Priv
 from emu.hart import Hart
+from emu.spec import words as W
+from emu.spec.csr import MSTATUS_SIE, Priv
 from emu.stop import Stop, StopReason
 from firmware.sbi.numbers import (
     ERR_ALREADY_AVAILABLE,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu import words as W
-from emu.csr import IRQ_SSI
 from emu.hart import Hart
-from emu.paging import PAGE_SIZE
+from emu.spec import words as W
+from emu.spec.csr import IRQ_SSI
+from emu.spec.paging import PAGE_SIZE
+from emu.spec.trap import Cause, Trap
+from emu.spec.walk import Access, Refusal
 from emu.stop import Stop, StopReason
-from emu.trap import Cause, Trap
-from emu.walk import Access, Refusal
 from firmware.sbi.harts import Harts
 from firmware.sbi.numbers import SUCCESS
 from firmware.sbi.timer import Timer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu import words as W
+from emu.spec import words as W
 from emu.stop import Stop, StopReason
 from firmware.sbi.numbers import ERR_INVALID_PARAM, Extension
 

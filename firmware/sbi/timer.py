@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from emu import words as W
-from emu.added_csrs import AddedCsr
-from emu.clock import Clock
-from emu.csr import IRQ_STI, MENVCFG, MENVCFG_STCE, STIMECMP
-from emu.devices import saved
+from emu.board.clock import Clock
+from emu.board.devices import saved
+from emu.engine.added_csrs import AddedCsr
 from emu.hart import Hart
+from emu.spec import words as W
+from emu.spec.csr import IRQ_STI, MENVCFG, MENVCFG_STCE, STIMECMP
 from firmware.sbi.numbers import SUCCESS, Extension
 
 _NEVER = (1 << 64) - 1

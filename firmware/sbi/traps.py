@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from emu import trap as traps
-from emu import words as W
-from emu.csr import Priv
 from emu.hart import Hart
+from emu.spec import trap as traps
+from emu.spec import words as W
+from emu.spec.csr import Priv
+from emu.spec.trap import Trap
 from emu.stop import Stop, StopReason
-from emu.trap import Trap
 
 
 def redirect(hart: Hart, trap: Trap) -> Stop | None:

@@ -1,4 +1,4 @@
-/* The S-mode module runtime: the kernel log, and text. The kernel formats, see guest/vsprintf.py;
+/* The S-mode module runtime: the kernel log, and text. The kernel formats, see guest/kernel/vsprintf.py;
  * a va_list is a pointer to 8-byte words, and it is told where they are. */
 #include <linux/err.h>
 #include <linux/module.h>

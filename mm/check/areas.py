@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emu.paging import PAGE_SHIFT
+from emu.spec.paging import PAGE_SHIFT
 from mm.addrspace import MODULES_END, MODULES_VADDR
 from mm.check.frames import Array, Frames
 from mm.check.tables import Leaves

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emu.paging import PAGE_SHIFT
+from emu.spec.paging import PAGE_SHIFT
 from mm.errors import BadAddress, CheckError, ListCorruption, MmError
 from mm.gfp import MIGRATE_TYPES, MigrateType, ZoneType
 from mm.kernel import Kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emu.paging import SATP_ASID_MASK
+from emu.spec.paging import SATP_ASID_MASK
 from mm.addrspace import PAGE_STRUCT_SIZE
 from mm.errors import CheckError
 from mm.gfp import ZoneType

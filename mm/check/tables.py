@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emu.paging import (
+from emu.spec.paging import (
     PAGE_SHIFT,
     PAGE_SIZE,
     PTE_A,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from emu.clock import Clock
-from emu.devices.virtio_mmio import Virtio
+from emu.board.clock import Clock
+from emu.board.devices.virtio_mmio import Virtio
 from emu.ram import Ram
 
 # virtio 1.2, table 4.1

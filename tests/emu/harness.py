@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from asm import Snippet
 
-from emu import words
-from emu.machine import Machine
+from emu.board.machine import Machine
 from emu.ram import Ram
+from emu.spec import words
+from emu.spec.trap import Trap
 from emu.stop import Stop, StopReason
-from emu.trap import Trap
 
 RAM = 0x8000_0000
 CODE = RAM  # snippets that a test runs

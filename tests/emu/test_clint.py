@@ -8,8 +8,8 @@ import pytest
 from device_bench import HandClock
 from progress import wait_until
 
-from emu.clock import RealClock
-from emu.devices.clint import Clint
+from emu.board.clock import RealClock
+from emu.board.devices.clint import Clint
 
 MSIP, MTIMECMP, MTIME = 0x0, 0x4000, 0xBFF8
 MSI, MTI = 3, 7

@@ -16,9 +16,9 @@ import pytest
 from asm import Batch
 from harness import CODE, RAM, A, Bench, D, R, V, W, X
 
-from emu import words
+from emu.engine.inside import InsideError, grow_hook
 from emu.hart import Hart
-from emu.inside import InsideError, grow_hook
+from emu.spec import words
 from emu.stop import StopReason
 
 ROUNDS = 3000

@@ -14,9 +14,9 @@ from asm import Batch, _zig
 from elftools.elf.elffile import ELFFile
 from harness import DATA, HOLE, RAM, RWX, SATP_MODE, A, Bench, D, R, Tables, U, V, W
 
-from emu import words
 from emu.debug import core
 from emu.debug.core import CoreError
+from emu.spec import words
 from emu.stop import StopReason
 
 RAM_SIZE = 16 << 20  # the bench's
@@ -174,7 +174,7 @@ def test_superpages_cannot_make_it_larger_than_ram(bench: Bench, path: Path) -> 
 def test_endless_and_shredded_tables_are_refused(
     bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emu.tables.ENTRIES_MAX", 1 << 18)  # 4 M take a while
+    monkeypatch.setattr("emu.spec.tables.ENTRIES_MAX", 1 << 18)  # 4 M take a while
     root = RAM + 0x10_0000
     bench.w[words.PRIV] = 1
     bench.hart.set_satp(SATP_MODE[4] << 60 | root >> 12)

@@ -9,12 +9,13 @@ import pytest
 from asm import Batch
 from harness import CODE, DATA, Bench, Tables
 
-from emu import inside as inside_module
-from emu import native, words
+from emu.board.machine import Machine
+from emu.engine import inside as inside_module
+from emu.engine import native
+from emu.engine.inside import InsideError
 from emu.hart import Hart, HartError
-from emu.inside import InsideError
-from emu.machine import Machine
 from emu.ram import Ram
+from emu.spec import words
 from emu.stop import StopReason
 
 batch = Batch()

@@ -18,8 +18,8 @@ import pytest
 from asm import assemble
 from harness import CODE, Bench
 
-from emu import words
-from emu.machine import Machine
+from emu.board.machine import Machine
+from emu.spec import words
 from emu.stop import StopReason
 
 ALL = (1 << 64) - 1

@@ -6,12 +6,12 @@ import pytest
 from asm import Batch
 from harness import CODE, DATA, HOLE, RWX, TABLES, A, Bench, D, R, U, V, W
 
-from emu import words
-from emu.debug import trace
 from emu.debug.disasm import disassemble, listing
 from emu.debug.explain import explain
 from emu.debug.symbols import Symbols
-from emu.trap import Trap
+from emu.debug.trace import tracer as trace
+from emu.spec import words
+from emu.spec.trap import Trap
 
 batch = Batch()
 PAGE = 0x4000_0000

@@ -35,17 +35,17 @@ from device_bench import (
     HandClock,
 )
 
-from emu.clock import RealClock
-from emu.devices import Device
-from emu.devices.clint import Clint
-from emu.devices.disk_image import DiskImage
-from emu.devices.finisher import Finisher
-from emu.devices.plic import Plic
-from emu.devices.rtc import Rtc
-from emu.devices.uart import Uart
-from emu.devices.virtio_blk import VirtioBlk
-from emu.devices.virtio_mmio import Virtio
-from emu.devices.virtio_rng import VirtioRng
+from emu.board.clock import RealClock
+from emu.board.devices import Device
+from emu.board.devices.clint import Clint
+from emu.board.devices.disk_image import DiskImage
+from emu.board.devices.finisher import Finisher
+from emu.board.devices.plic import Plic
+from emu.board.devices.rtc import Rtc
+from emu.board.devices.uart import Uart
+from emu.board.devices.virtio_blk import VirtioBlk
+from emu.board.devices.virtio_mmio import Virtio
+from emu.board.devices.virtio_rng import VirtioRng
 from emu.ram import Ram
 
 RAM_SIZE = 1 << 16

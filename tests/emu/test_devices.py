@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from emu.board.devices.finisher import Finisher
+from emu.board.devices.htif import Htif
 from emu.debug.symbols import Symbols
-from emu.devices.finisher import Finisher
-from emu.devices.htif import Htif
 from emu.ram import Ram
 from emu.stop import Stop, StopReason
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu import board
-from emu.devicetree import SIZE_MAX, DeviceTreeError, build, extend
+from emu.board import memory_map as board
+from emu.board.devicetree import SIZE_MAX, DeviceTreeError, build, extend
 
 fdt = pytest.importorskip("fdt")
 

@@ -8,7 +8,7 @@ import pytest
 from asm import Batch, Snippet
 from harness import CODE, DATA, HOLE, RAM, RWX, S_VECTOR, VECTOR, WFI, A, Bench, D, R, U, V, W, X
 
-from emu import words
+from emu.spec import words
 from emu.stop import StopReason
 
 batch = Batch()

@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from progress import wait_until
 
-from emu import csr as CSR
-from emu import insn, words
 from emu.debug.breakpoints import Breakpoints
-from emu.debug.gdb import GdbServer
-from emu.debug.gdb_packets import Packet, PacketReader, Sign, escape, frame, unescape
-from emu.debug.gdb_stub import Action, GdbStub, Verb
+from emu.debug.gdb.packets import Packet, PacketReader, Sign, escape, frame, unescape
+from emu.debug.gdb.server import GdbServer
+from emu.debug.gdb.stub import Action, GdbStub, Verb
 from emu.debug.symbols import Symbols
+from emu.spec import csr as CSR
+from emu.spec import insn, words
+from emu.spec.trap import Trap
 from emu.stop import Stop, StopReason
-from emu.trap import Trap
 
 UART = 0x1000_0000
 
@@ -1001,7 +1001,7 @@ def test_monitor_tables_and_tree(session: Session, monkeypatch: pytest.MonkeyPat
     lines = session.monitor("tables").splitlines()
     assert lines[-1].split() == [f"{RAM:016x}", f"{RAM:016x}", "0000000000008000", "rwx--ad"]
     assert session.monitor("tree").startswith(f"sv39 root table at PA {tables.root:#x}\n")
-    monkeypatch.setattr("emu.tables.ENTRIES_MAX", 1000)
+    monkeypatch.setattr("emu.spec.tables.ENTRIES_MAX", 1000)
     # A root that points to itself has no end of PTEs.
     session.bench.ram.array(tables.root, 512)[:] = tables.root >> 12 << 10 | V
     assert session.monitor("tables").startswith("more than 1000 PTEs")

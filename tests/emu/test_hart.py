@@ -10,10 +10,10 @@ from asm import Batch
 from harness import CODE, DATA, HOLE, RWX, VECTOR, Bench, U
 from progress import wait_until
 
-from emu import words
 from emu.hart import HartError
+from emu.spec import words
+from emu.spec.trap import Trap
 from emu.stop import Stop, StopReason
-from emu.trap import Trap
 
 batch = Batch()
 ECALLS = batch("li s1, 3; 1: ecall; addi s1, s1, -1; bnez s1, 1b; li s2, 9; wfi")

@@ -13,9 +13,10 @@ from harness import CODE, DATA, RAM, Bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emu import hart_state, words
+from emu.board.machine import Machine
+from emu.debug import hart_state
 from emu.hart import Hart, HartError
-from emu.machine import Machine
+from emu.spec import words
 from emu.stop import StopReason
 
 M64 = (1 << 64) - 1

@@ -7,8 +7,8 @@ import re
 import pytest
 from asm import Batch
 
-from emu import insn
-from emu.words import ABI_NAMES
+from emu.spec import insn
+from emu.spec.words import ABI_NAMES
 
 M64 = (1 << 64) - 1
 # A different value in each register, some near the ends of the address space.

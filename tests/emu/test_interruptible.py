@@ -18,15 +18,15 @@ import pytest
 from asm import Batch
 from device_bench import BUFFERS, NEEDS_RESET, QUEUE_NOTIFY, STATUS, WRITE, Driver
 
-from emu import words
-from emu.debug import snapshot
-from emu.debug.snapshot import SnapshotError
-from emu.devices.disk_image import DiskImage
-from emu.devices.virtio_blk import VirtioBlk
-from emu.devices.virtio_rng import VirtioRng
+from emu.board.devices.disk_image import DiskImage
+from emu.board.devices.virtio_blk import VirtioBlk
+from emu.board.devices.virtio_rng import VirtioRng
+from emu.board.virt import VirtBoard
+from emu.debug.snapshot import snapshot
+from emu.debug.snapshot.snapshot import SnapshotError
 from emu.ram import Ram
+from emu.spec import words
 from emu.stop import StopReason
-from emu.virt import VirtBoard
 
 MIB = 1 << 20
 PIECE_MAX = MIB  # bytes: a tenth of a second is enough for it on the slowest disk

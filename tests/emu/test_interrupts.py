@@ -11,9 +11,9 @@ from asm import Batch
 from harness import CODE, DATA, S_VECTOR, VECTOR, Bench
 from progress import wait_until
 
-from emu import words
+from emu.spec import words
+from emu.spec.trap import Trap
 from emu.stop import Stop, StopReason
-from emu.trap import Trap
 
 batch = Batch()
 SSI, MSI, STI, MTI, SEI, MEI = 1, 3, 5, 7, 9, 11

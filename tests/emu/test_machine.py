@@ -6,8 +6,8 @@ import pytest
 from asm import Batch
 from harness import CODE, DATA, RAM, Bench
 
-from emu import words
-from emu.machine import Machine
+from emu.board.machine import Machine
+from emu.spec import words
 from emu.stop import StopReason
 
 batch = Batch()

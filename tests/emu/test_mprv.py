@@ -10,7 +10,7 @@ import pytest
 from asm import Batch
 from harness import A, Bench, D, R, V, W, X
 
-from emu import words
+from emu.spec import words
 from emu.stop import StopReason
 
 batch = Batch()

@@ -10,10 +10,10 @@ from device_bench import HandClock
 from harness import CODE, RAM, VECTOR, A, Bench, D, R, V, W, X
 from progress import wait_until
 
-from emu import words
-from emu.clock import RealClock
-from emu.devices.virtqueue import Virtqueue, part
+from emu.board.clock import RealClock
+from emu.board.devices.virtqueue import Virtqueue, part
 from emu.ram import Ram
+from emu.spec import words
 from emu.stop import StopReason
 
 batch = Batch()

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from emu import native
-from emu.engine import build
+from emu.engine import build, native
 
 _HERE = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 

@@ -8,12 +8,13 @@ import pytest
 from asm import Batch, Snippet
 from harness import CODE, DATA, RAM, Bench
 
-from emu import hart_state, words
-from emu.debug import snapshot
-from emu.debug.gdb_target import Registers
-from emu.debug.snapshot import SnapshotError
+from emu.board.virt import VirtBoard
+from emu.debug import hart_state
+from emu.debug.gdb.target import Registers
+from emu.debug.snapshot import snapshot
+from emu.debug.snapshot.snapshot import SnapshotError
+from emu.spec import words
 from emu.stop import StopReason
-from emu.virt import VirtBoard
 
 batch = Batch()
 

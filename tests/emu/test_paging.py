@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu import paging as P
-from emu.paging import SV39, SV48, SV57, PagingMode
+from emu.spec import paging as P
+from emu.spec.paging import SV39, SV48, SV57, PagingMode
 
 ALL = (SV39, SV48, SV57)
 

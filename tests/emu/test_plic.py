@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from emu.devices.plic import Plic
+from emu.board.devices.plic import Plic
 
 M, S = 0, 1  # contexts
 MEI, SEI = 11, 9

@@ -10,9 +10,10 @@ import pytest
 from asm import Batch
 from harness import CODE, DATA, RAM
 
-from emu import native, words
-from emu.devices import Device
-from emu.machine import Machine
+from emu.board.devices import Device
+from emu.board.machine import Machine
+from emu.engine import native
+from emu.spec import words
 from emu.stop import StopReason
 
 UART = 0x1000_0000

@@ -17,10 +17,10 @@ import pytest
 from asm import Batch
 from harness import HOLE, RAM, TABLES, A, Bench, D, G, R, Tables, U, V, W, X
 
-from emu import words
-from emu.paging import SV39, SV48, SV57
-from emu.trap import Trap
-from emu.walk import Access, Refusal, Rule, Translation, WalkConfig, walk
+from emu.spec import words
+from emu.spec.paging import SV39, SV48, SV57
+from emu.spec.trap import Trap
+from emu.spec.walk import Access, Refusal, Rule, Translation, WalkConfig, walk
 
 MODES = {3: SV39, 4: SV48, 5: SV57}
 M64 = (1 << 64) - 1

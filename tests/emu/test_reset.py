@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from harness import RAM, WFI
 
-from emu import inside, words
-from emu.devices.disk_image import DiskImage
+from emu.board.devices.disk_image import DiskImage
+from emu.board.virt import VirtBoard
+from emu.engine import inside
+from emu.spec import words
 from emu.stop import StopReason
-from emu.virt import VirtBoard
 
 PMPCFG0, PMPCFG2, PMPADDR0, PMPADDR15 = 0x3A0, 0x3A2, 0x3B0, 0x3BF
 FINISHER, UART = 0x10_0000, 0x1000_0000

@@ -10,9 +10,9 @@ from contextlib import closing
 import pytest
 from asm import Batch
 
-from emu import words
+from emu.board.virt import VirtBoard
+from emu.spec import words
 from emu.stop import StopReason
-from emu.virt import VirtBoard
 
 batch = Batch()
 PLAIN = ".option push\n.option norvc\n"
@@ -210,7 +210,7 @@ def test_code_that_changes() -> None:
 
 
 def test_a_snapshot_keeps_it() -> None:
-    from emu import hart_state
+    from emu.debug import hart_state
 
     with closing(board()) as one, closing(board()) as two:
         run(one, STRAIGHT.code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from device_bench import HandClock, Wire
 
-from emu.devices.rtc import Rtc
+from emu.board.devices.rtc import Rtc
 
 TIME_LOW, TIME_HIGH, ALARM_LOW, ALARM_HIGH = 0x0, 0x4, 0x8, 0xC
 IRQ_ENABLED, CLEAR_ALARM, ALARM_STATUS, CLEAR_INTERRUPT = 0x10, 0x14, 0x18, 0x1C

@@ -20,16 +20,18 @@ from harness import CODE, DATA, RAM, Tables
 from work import lines_run
 
 import mm
-from emu import words
-from emu.debug import snapshot, snapshot_file, touched
-from emu.debug.snapshot import SnapshotError
-from emu.devices.disk_image import DiskImage
-from emu.machine import Machine
-from emu.paging import SV39
+from emu.board.devices.disk_image import DiskImage
+from emu.board.machine import Machine
+from emu.board.virt import VirtBoard
+from emu.debug import touched
+from emu.debug.snapshot import file as snapshot_file
+from emu.debug.snapshot import snapshot
+from emu.debug.snapshot.snapshot import SnapshotError
 from emu.ram import Ram
+from emu.spec import words
+from emu.spec.paging import SV39
 from emu.stop import StopReason
-from emu.virt import VirtBoard
-from guest.system import System
+from guest.kernel.system import System
 from mm.gfp import GFP_KERNEL
 
 SIZE = 16 << 20
@@ -228,7 +230,7 @@ def test_in_real_time_time_goes_on_from_where_it_was(
     first = make(deterministic=False)
     first.machine.run(500)
     host = HostTime()
-    monkeypatch.setattr("emu.clock.time", host)
+    monkeypatch.setattr("emu.board.clock.time", host)
     first.machine.clock.set_now(1 << 40)
     host.passes(5_000)  # 50 ticks of 100 ns
     snapshot.save(first.machine, path)

@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 from device_bench import BUFFERS, QUEUE_NOTIFY, WRITE, Driver
 
-from emu import words
-from emu.debug import snapshot, snapshot_file
-from emu.debug.snapshot import SnapshotError
-from emu.devices.disk_image import DiskImage
-from emu.devices.virtio_blk import VirtioBlk
-from emu.virt import VirtBoard
+from emu.board.devices.disk_image import DiskImage
+from emu.board.devices.virtio_blk import VirtioBlk
+from emu.board.virt import VirtBoard
+from emu.debug.snapshot import file as snapshot_file
+from emu.debug.snapshot import snapshot
+from emu.debug.snapshot.snapshot import SnapshotError
+from emu.spec import words
 from firmware.sbi import Sbi
 
 SIZE = 4 << 20

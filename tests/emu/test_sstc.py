@@ -6,13 +6,13 @@ import pytest
 from asm import Batch
 from harness import Bench
 
-from emu import words
-from emu.clock import Clock
+from emu.board.clock import Clock
+from emu.board.machine import Machine
+from emu.board.sstc import Sstc
+from emu.debug.hart_state import load, save
 from emu.hart import Hart
-from emu.hart_state import load, save
-from emu.machine import Machine
 from emu.ram import Ram
-from emu.sstc import Sstc
+from emu.spec import words
 from emu.stop import StopReason
 
 batch = Batch()

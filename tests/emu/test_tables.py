@@ -9,9 +9,9 @@ from itertools import pairwise
 import pytest
 from harness import TABLES, A, D, G, R, Tables, U, V, W, X
 
-from emu import tables
-from emu.paging import SV39, SV48, SV57, pte_attributes
 from emu.ram import Ram
+from emu.spec import tables
+from emu.spec.paging import SV39, SV48, SV57, pte_attributes
 
 RW = V | R | W | A | D
 

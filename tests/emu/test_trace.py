@@ -9,21 +9,14 @@ import pytest
 from asm import Batch
 from harness import CODE, DATA, RWX, S_VECTOR, VECTOR, Bench
 
-from emu import inside as engine
-from emu import words
-from emu.debug import trace
-from emu.debug.engine_watch import InterruptWatch
 from emu.debug.symbols import Symbols
-from emu.debug.trace_events import (
-    DeviceEvent,
-    Event,
-    NoteEvent,
-    PageEvent,
-    ReturnEvent,
-    TrapEvent,
-)
+from emu.debug.trace import tracer as trace
+from emu.debug.trace.engine_watch import InterruptWatch
+from emu.debug.trace.events import DeviceEvent, Event, NoteEvent, PageEvent, ReturnEvent, TrapEvent
+from emu.engine import inside as engine
+from emu.spec import words
+from emu.spec.trap import Trap
 from emu.stop import StopReason
-from emu.trap import Trap
 
 batch = Batch()
 UART = 0x1000_0000
@@ -311,7 +304,7 @@ def test_another_clock_knows_nothing_of_durations(inside: Bench) -> None:
 
 
 def test_devices_of_one_name_are_told_apart(inside: Bench) -> None:
-    from emu.devices.uart import Uart
+    from emu.board.devices.uart import Uart
 
     second = Uart(0x1100_0000, lambda data: None)
     inside.machine.attach(second)

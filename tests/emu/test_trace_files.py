@@ -20,10 +20,10 @@ from harness import CODE, S_VECTOR, Bench
 from progress import wait_until
 from test_trace import BUSY, CALLS, PORTS, SYMBOLS, UART, calls, delegate
 
-from emu import words
-from emu.debug import trace
 from emu.debug.symbols import Symbols
-from emu.debug.trace_writers import RecordFile, format_of, open_writer
+from emu.debug.trace import tracer as trace
+from emu.debug.trace.writers import RecordFile, format_of, open_writer
+from emu.spec import words
 from emu.stop import StopReason
 
 SIE = 1 << 1

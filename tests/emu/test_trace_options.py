@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from harness import CODE, S_VECTOR, Bench
 from test_trace import CALLS, COUNTING, SYMBOLS, delegate
 
-from emu import words
-from emu.machine import Machine
+from emu.board.machine import Machine
+from emu.spec import words
 from emu.stop import StopReason
-from guest.trace_options import TraceRequest, trace_options
+from guest.cli.trace_options import TraceRequest, trace_options
 
 
 @click.command()

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from emu import trap, words
-from emu.trap import Trap
+from emu.spec import trap, words
+from emu.spec.trap import Trap
 
 M64 = (1 << 64) - 1
 # mstatus (figure 7 of the privileged spec)

@@ -7,7 +7,7 @@ import json
 import pytest
 from device_bench import Wire
 
-from emu.devices.uart import Uart
+from emu.board.devices.uart import Uart
 
 # NS16550 registers
 RBR = THR = 0

@@ -9,10 +9,10 @@ import pytest
 from asm import Batch
 from harness import DATA, HOLE, VECTOR, Bench
 
-from emu import words
-from emu.debug.engine_watch import InterruptWatch
+from emu.debug.trace.engine_watch import InterruptWatch
+from emu.spec import words
+from emu.spec.trap import Trap
 from emu.stop import StopReason
-from emu.trap import Trap
 
 batch = Batch()
 FS, SD = 3 << 13, 1 << 63

@@ -40,9 +40,9 @@ from device_bench import (
     Wire,
 )  # fmt: skip
 
-from emu.devices.virtio_mmio import Virtio
-from emu.devices.virtio_rng import VirtioRng
-from emu.devices.virtqueue import Chain, VirtqueueError, take
+from emu.board.devices.virtio_mmio import Virtio
+from emu.board.devices.virtio_rng import VirtioRng
+from emu.board.devices.virtqueue import Chain, VirtqueueError, take
 from emu.ram import Ram
 
 RAM_SIZE = 1 << 20

@@ -23,8 +23,8 @@ from device_bench import (
     Driver,
 )  # fmt: skip
 
-from emu.devices.disk_image import DiskImage
-from emu.devices.virtio_blk import VirtioBlk
+from emu.board.devices.disk_image import DiskImage
+from emu.board.devices.virtio_blk import VirtioBlk
 from emu.ram import Ram
 
 IN, OUT, FLUSH, GET_ID, DISCARD = 0, 1, 4, 8, 11

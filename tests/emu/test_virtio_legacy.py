@@ -22,9 +22,9 @@ from device_bench import (
     Wire,
 )
 
-from emu.devices.virtio_legacy import LegacyPlace, page_shift
-from emu.devices.virtio_mmio import Virtio
-from emu.devices.virtio_rng import VirtioRng
+from emu.board.devices.virtio_legacy import LegacyPlace, page_shift
+from emu.board.devices.virtio_mmio import Virtio
+from emu.board.devices.virtio_rng import VirtioRng
 from emu.ram import Ram
 
 GUEST_PAGE_SIZE, QUEUE_ALIGN, QUEUE_PFN = 0x28, 0x3C, 0x40

@@ -16,11 +16,11 @@ import pytest
 from asm import Batch
 from progress import wait_until
 
-from emu import words
-from emu.csr import IRQ_MEI
-from emu.machine import Machine
+from emu.board.machine import Machine
+from emu.board.virt import VirtBoard
+from emu.spec import words
+from emu.spec.csr import IRQ_MEI
 from emu.stop import Stop, StopReason
-from emu.virt import VirtBoard
 
 batch = Batch()
 BELL = 0x1100_0000

@@ -7,9 +7,9 @@ import itertools
 import pytest
 from harness import RAM, RWX, TABLES, A, D, G, R, Tables, U, V, W, X
 
-from emu.paging import SV39, SV48, SV57, PagingMode
 from emu.ram import Ram
-from emu.walk import Access, Refusal, Rule, Step, Translation, WalkConfig, walk
+from emu.spec.paging import SV39, SV48, SV57, PagingMode
+from emu.spec.walk import Access, Refusal, Rule, Step, Translation, WalkConfig, walk
 
 EXECUTE, READ, WRITE = Access.EXECUTE, Access.READ, Access.WRITE
 PAGE_FAULT = {EXECUTE: 12, READ: 13, WRITE: 15}

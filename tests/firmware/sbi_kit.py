@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from harness import CODE, Bench
 
-from emu import words
-from emu.clock import Clock
+from emu.board.clock import Clock
+from emu.spec import words
+from emu.spec.trap import Trap
 from emu.stop import Stop
-from emu.trap import Trap
 from firmware.sbi import Sbi
 
 BASE, TIME, IPI, RFENCE, HSM = 0x10, 0x54494D45, 0x735049, 0x52464E43, 0x48534D

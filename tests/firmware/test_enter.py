@@ -7,8 +7,8 @@ from asm import Batch
 from harness import CODE, DATA, HOLE, RAM, S_VECTOR, Bench
 from sbi_kit import FakeClock
 
-from emu import words
 from emu.hart import HartError
+from emu.spec import words
 from emu.stop import StopReason
 from firmware.enter import enter_supervisor
 from firmware.sbi import Sbi

@@ -6,7 +6,7 @@ import pytest
 from asm import Batch
 from harness import CODE, Bench
 
-from emu import words
+from emu.spec import words
 from emu.stop import StopReason
 from firmware import images
 from firmware.fw_dynamic import fw_dynamic_info

@@ -32,8 +32,8 @@ from sbi_kit import (
     Supervisor,
 )
 
-from emu import words
-from emu.clock import RealClock
+from emu.board.clock import RealClock
+from emu.spec import words
 from emu.stop import Stop, StopReason
 from firmware.sbi import Sbi
 

@@ -7,7 +7,7 @@ from asm import Batch, Snippet
 from harness import DATA, HOLE, S_VECTOR, Bench
 from sbi_kit import FIRMWARE, Supervisor
 
-from emu import words
+from emu.spec import words
 from emu.stop import Stop, StopReason
 
 batch = Batch()

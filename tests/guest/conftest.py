@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the kits
 from guest_kit import Kernel
 from hostile_kit import Host
 
-from emu.paging import SV39, PagingMode
-from guest.cli import main
+from emu.spec.paging import SV39, PagingMode
+from guest.cli.main import main
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def kernel(machines: Callable[..., Kernel]) -> Kernel:
 @pytest.fixture
 def pagewalk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """pagewalk("run", "hello") -> what the command line does, in this process."""
-    monkeypatch.setattr("guest.run_cli.poll_input", lambda: b"")
+    monkeypatch.setattr("guest.cli.run.poll_input", lambda: b"")
 
     def call(*arguments: object) -> Result:
         result = CliRunner().invoke(main, [str(a) for a in arguments])

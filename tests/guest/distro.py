@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from watchdog import watchdog
 
-from guest.boot_disk import find_mke2fs, make_boot_disk
-from guest.fetch import FetchError, Guests, guests
-from guest.initramfs import make_initramfs, write_atomically
+from guest.distro.boot_disk import find_mke2fs, make_boot_disk
+from guest.distro.fetch import FetchError, Guests, guests
+from guest.distro.initramfs import make_initramfs, write_atomically
 
 QEMU = "qemu-system-riscv64"
 RAM_SIZE = 256 << 20  # bytes

@@ -13,14 +13,14 @@ from pathlib import Path
 from progress import stopped_when_stuck
 
 import mm
-from emu.paging import SV39, PagingMode
+from emu.spec.paging import SV39, PagingMode
 from emu.stop import Stop, StopReason
 from guest import build, scratch
-from guest import elf as elf_file
-from guest.elf import Elf
-from guest.process import Process
-from guest.shipped import shipped
-from guest.system import System
+from guest.image import elf as elf_file
+from guest.image.elf import Elf
+from guest.image.shipped import shipped
+from guest.kernel.process import Process
+from guest.kernel.system import System
 
 _ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from click.testing import Result
 from progress import ended
 
-from guest.progress import Patience
+from guest.boot.progress import Patience
 
 Cli = Callable[..., Result]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import elf_kit
 from asm import assemble
 
-from emu.paging import PagingMode
+from emu.spec.paging import PagingMode
 
 MARK = 0x5057
 PAGE = 4096

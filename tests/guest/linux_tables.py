@@ -1,7 +1,7 @@
 """Do the page tables of a stopped Linux agree with what it told of itself?
 
-Everything is asked of our own reference walk (`emu.walk`) and of the dump (`emu.tables`), in
-RAM as it stands. Each disagreement is one line that begins with the VA.
+Everything is asked of our own reference walk (`emu.spec.walk`) and of the dump
+(`emu.spec.tables`), in RAM as it stands. Each disagreement is one line that begins with the VA.
 
 Sources: Documentation/arch/riscv/vm-layout.rst for where things are; arch/riscv/mm/init.c
 (create_linear_mapping_page_table, mark_rodata_ro, free_initmem), arch/riscv/kernel/setup.c
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from linux_probe import Mapping
 from linux_views import PAGE, PFN_MASK, PRESENT, SWAPPED, UNPURGED, Area, Resource, Views, Vma
 
-from emu import tables
-from emu.paging import PagingMode
 from emu.ram import Ram
-from emu.walk import Access, Translation, WalkConfig, walk
+from emu.spec import tables
+from emu.spec.paging import PagingMode
+from emu.spec.walk import Access, Translation, WalkConfig, walk
 
 R, W, X, U, G, A, D = _BITS = tuple(1 << i for i in range(1, 8))
 

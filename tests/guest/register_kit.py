@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from guest_kit import compiled
 
-from emu.devices.disk_image import DiskImage
+from emu.board.devices.disk_image import DiskImage
+from emu.board.virt import VirtBoard
 from emu.stop import StopReason
-from emu.virt import VirtBoard
-from guest import build, elf
+from guest import build
+from guest.image import elf
 
 QEMU = shutil.which("qemu-system-riscv64")
 RAM_SIZE = 64 << 20

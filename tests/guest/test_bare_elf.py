@@ -37,7 +37,7 @@ def start(pagewalk: Cli, tmp_path: Path) -> Callable[..., Result]:
     """start(command, loads, entry) -> the result; `@` in its output stands for the path."""
 
     def call(command: tuple[str, ...], loads: list[Load], entry: int) -> Result:
-        path = tmp_path / "guest.elf"
+        path = tmp_path / "guest.image.elf"
         path.write_bytes(make(loads, entry))
         return pagewalk(*command, path)
 
@@ -166,7 +166,7 @@ def test_a_raw_binary(pagewalk: Cli, tmp_path: Path, bios: str, status: int) -> 
 
 
 def test_headers_alone(pagewalk: Cli, tmp_path: Path) -> None:
-    path = tmp_path / "guest.elf"
+    path = tmp_path / "guest.image.elf"
     path.write_bytes(make([Load(0x1_0000, b"", R, has_headers=True)], 0x1_0000))
     result = pagewalk("boot", "--bios", "none", path)
     assert result.exit_code == 2 and "nothing to load but ELF headers" in result.output
@@ -174,7 +174,7 @@ def test_headers_alone(pagewalk: Cli, tmp_path: Path) -> None:
 
 def test_a_program_for_u_mode_has_flags(pagewalk: Cli, tmp_path: Path) -> None:
     """They do mean something where a kernel maps it by them."""
-    path = tmp_path / "guest.elf"
+    path = tmp_path / "guest.image.elf"
     path.write_bytes(make([Load(0x1_0000, CODE, R | W)], 0x1_0000))
     result = pagewalk("run", path)
     assert result.exit_code == 2

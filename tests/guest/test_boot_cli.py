@@ -24,7 +24,7 @@ from asm import assemble
 from click.testing import Result
 from progress import ended, wait_until_it_has_run, wait_until_it_waits
 
-from guest.shipped import shipped
+from guest.image.shipped import shipped
 
 Cli = Callable[..., Result]
 START = 0x8020_0000
@@ -529,7 +529,7 @@ def test_json(pagewalk: Cli, files: Files) -> None:
 def test_json_keeps_only_the_end_of_endless_output(
     pagewalk: Cli, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guest.boot_cli._KEPT_SIZE", 1000)
+    monkeypatch.setattr("guest.cli.boot._KEPT_SIZE", 1000)
     told = json.loads(pagewalk("boot", files.kernel(MUCH), "--json").stdout)
     assert 1000 <= len(told["console"]) <= 2000
     assert told["console_lost"] + len(told["console"]) == 5000

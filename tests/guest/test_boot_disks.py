@@ -10,12 +10,12 @@ from click.testing import Result
 from guest_kit import compiled
 from register_kit import run_qemu
 
-from emu import board
-from emu.debug import snapshot
-from emu.devices.disk_image import DiskImage
-from emu.devices.virtio_blk import VirtioBlk
-from emu.devices.virtio_rng import VirtioRng
-from emu.virt import VirtBoard, slots_of
+from emu.board import memory_map as board
+from emu.board.devices.disk_image import DiskImage
+from emu.board.devices.virtio_blk import VirtioBlk
+from emu.board.devices.virtio_rng import VirtioRng
+from emu.board.virt import VirtBoard, slots_of
+from emu.debug.snapshot import snapshot
 from guest import build
 
 Cli = Callable[..., Result]

@@ -1,6 +1,6 @@
 """What other people wrote, on our board: OpenSBI, U-Boot and Linux of the distribution.
 
-The sessions, and what each command must answer, are in `guest.sessions`; they pass under
+The sessions, and what each command must answer, are in `guest.distro.sessions`; they pass under
 QEMU too. A guest that cannot be had skips its test and says why.
 """
 
@@ -20,11 +20,11 @@ from distro import RAM_SIZE, boot_disk_or_skip, guests_or_skip, pattern_disk
 from progress import stopped_when_stuck
 
 from emu.stop import Stop, StopReason
-from guest.boot import Booted, BootOptions, Disk, prepare
-from guest.expect import Script, Step, drive
-from guest.fetch import Guests
-from guest.initramfs import PROMPT, make_initramfs
-from guest.sessions import boot_steps, session, uboot_session
+from guest.boot.boot import Booted, BootOptions, Disk, prepare
+from guest.boot.expect import Script, Step, drive
+from guest.distro.fetch import Guests
+from guest.distro.initramfs import PROMPT, make_initramfs
+from guest.distro.sessions import boot_steps, session, uboot_session
 
 CONSOLE = "console=ttyS0 earlycon=sbi"
 

@@ -17,9 +17,9 @@ from click.testing import Result
 from distro import guests_or_skip
 
 from guest import build
-from guest.boot import Booted
-from guest.expect import Script, Step, drive
-from guest.initramfs import PROMPT
+from guest.boot.boot import Booted
+from guest.boot.expect import Script, Step, drive
+from guest.distro.initramfs import PROMPT
 
 Cli = Callable[..., Result]
 RAM, START = 0x8000_0000, 0x8020_0000
@@ -66,7 +66,7 @@ def kernel(folder: Path, how: str, last: int = 3, base: int = START) -> Path:
 @pytest.fixture(autouse=True)
 def _says_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a reset takes here."""
-    monkeypatch.setattr("guest.boot_session._SAY_AGAIN", 1e9)
+    monkeypatch.setattr("guest.boot.session._SAY_AGAIN", 1e9)
 
 
 @pytest.mark.parametrize("how", RESETS)
@@ -230,7 +230,15 @@ def test_u_boot_resets() -> None:
                 Step(b"finisher: pass"),
             ]
         )
-        command = [sys.executable, "-m", "guest.cli", "boot", str(guests.uboot), "--bios", bios]
+        command = [
+            sys.executable,
+            "-m",
+            "guest.cli",
+            "boot",
+            str(guests.uboot),
+            "--bios",
+            bios,
+        ]
         assert drive(script, command) == 0
         assert script.passed, script.missing()
 

@@ -7,11 +7,11 @@ import re
 import pytest
 
 import mm
-from emu.paging import SV39
-from guest import cmdline
-from guest.cmdline import CommandLineError
-from guest.runner import Options, boot_system, find, run
-from guest.system import System
+from emu.spec.paging import SV39
+from guest.boot.runner import Options, boot_system, find, run
+from guest.kernel import cmdline
+from guest.kernel.cmdline import CommandLineError
+from guest.kernel.system import System
 
 MIB = 1 << 20
 RAM = 64 * MIB

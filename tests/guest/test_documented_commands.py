@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 
 from guest import build
-from guest.shipped import shipped
+from guest.image.shipped import shipped
 
 Cli = Callable[..., Result]
 

@@ -11,9 +11,9 @@ from distro import RAM_SIZE, boot_disk_or_skip, guests_or_skip, pattern_disk, qe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.expect import Script, Step, contains, drive, equals
-from guest.initramfs import PROMPT, make_initramfs
-from guest.sessions import (
+from guest.boot.expect import Script, Step, contains, drive, equals
+from guest.distro.initramfs import PROMPT, make_initramfs
+from guest.distro.sessions import (
     boot_steps,
     buddyinfo_wrong,
     iomem_wrong,
@@ -144,7 +144,7 @@ while True:
 @pytest.mark.parametrize("rest", ["import threading; threading.Event().wait()", PRINTS])
 def test_drive_gives_up_what_hangs(monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
     """Also behind its output's end, and what prints without end."""
-    monkeypatch.setattr("guest.progress.STILL_LOOKS", 3)
+    monkeypatch.setattr("guest.boot.progress.STILL_LOOKS", 3)
     for before in ("print('up', flush=True)", "import os; os.close(1); os.close(2)"):
         script = Script([(b"never", b"")])
         command = [sys.executable, "-c", f"{before}\n{rest}"]

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 import mm
 from emu.stop import StopReason
 from guest import build
-from guest.abi import KERNEL_EXTENSION, Call
-from guest.elf import Elf
+from guest.image.elf import Elf
+from guest.kernel.abi import KERNEL_EXTENSION, Call
 from mm.errors import CheckError, SlabError
 from mm.gfp import GFP_KERNEL, GFP_ZERO
 

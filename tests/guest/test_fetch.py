@@ -17,9 +17,10 @@ import pytest
 from click.testing import CliRunner, Result
 from test_initramfs import module, read
 
-from guest import fetch
-from guest.apt import Source, main_archive, parse_deb822, parse_one_line
-from guest.fetch import (
+from guest.cli.fetch import fetch_command
+from guest.distro import fetch
+from guest.distro.apt import Source, main_archive, parse_deb822, parse_one_line
+from guest.distro.fetch import (
     FetchError,
     cache_folder,
     guests,
@@ -27,7 +28,6 @@ from guest.fetch import (
     loading_order,
     module_depends,
 )
-from guest.fetch_cli import fetch_command
 
 _ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "6.99.1+test-riscv64"
@@ -496,7 +496,7 @@ def test_command_in_one_line_when_it_cannot(
     result = command("--initramfs", cache.parent / "none" / "x")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith("pagewalk: ")
-    monkeypatch.setattr("guest.boot_disk.find_mke2fs", lambda: None)
+    monkeypatch.setattr("guest.distro.boot_disk.find_mke2fs", lambda: None)
     result = command("--disk", cache.parent / "disk")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == "pagewalk: a disk needs mke2fs: install e2fsprogs"

@@ -12,9 +12,9 @@ import elf_kit
 import pytest
 from click.testing import Result
 
-from guest import elf
-from guest.boot import read_system_map
-from guest.outcome import UsageError
+from guest.boot.boot import read_system_map
+from guest.boot.outcome import UsageError
+from guest.image import elf
 
 Cli = Callable[..., Result]
 MIB = 1 << 20

@@ -13,12 +13,12 @@ import pytest
 from distro import guests_or_skip
 from test_boot_distro import linux, machine
 
-from emu.debug.gdb import GdbServer
+from emu.debug.gdb.server import GdbServer
 from emu.stop import Stop, StopReason
 from guest import build
-from guest.expect import Script, Step
-from guest.initramfs import PROMPT
-from guest.sessions import boot_steps
+from guest.boot.expect import Script, Step
+from guest.distro.initramfs import PROMPT
+from guest.distro.sessions import boot_steps
 
 GDB = shutil.which("gdb-multiarch")
 pytestmark = pytest.mark.skipif(GDB is None, reason="needs gdb-multiarch")

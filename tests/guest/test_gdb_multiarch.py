@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from progress import wait_until
 
-from emu.debug.gdb import GdbServer
-from emu.machine import Machine
-from emu.paging import SV39
+from emu.board.machine import Machine
+from emu.debug.gdb.server import GdbServer
+from emu.spec.paging import SV39
 from emu.stop import Stop, StopReason
 from guest import build
-from guest import elf as elf_file
-from guest.runner import Options, make_physical
+from guest.boot.runner import Options, make_physical
+from guest.image import elf as elf_file
 
 GDB = shutil.which("gdb-multiarch")
 pytestmark = pytest.mark.skipif(

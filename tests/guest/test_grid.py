@@ -12,10 +12,10 @@ from itertools import product
 import pytest
 from click.testing import Result
 
-from emu.paging import MODES
-from guest.cmdline import ALLOCATORS
-from guest.proc_cli import SLABS, VIEWS
-from guest.shipped import shipped
+from emu.spec.paging import MODES
+from guest.cli.proc import SLABS, VIEWS
+from guest.image.shipped import shipped
+from guest.kernel.cmdline import ALLOCATORS
 
 Cli = Callable[..., Result]
 

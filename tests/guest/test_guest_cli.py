@@ -18,7 +18,7 @@ from guest_kit import compiled
 from progress import wait_until_it_has_run, wait_until_it_waits
 
 from guest import build
-from guest.shipped import shipped
+from guest.image.shipped import shipped
 
 Cli = Callable[..., Result]
 MODES = ["sv39", "sv48", "sv57"]
@@ -438,7 +438,7 @@ def test_guests_that_were_not_built(
     pagewalk: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "BUILT", tmp_path / "built")
-    monkeypatch.setattr("guest.system.BUILT", tmp_path / "built")
+    monkeypatch.setattr("guest.kernel.system.BUILT", tmp_path / "built")
     monkeypatch.setattr("firmware.images._BUILT", tmp_path / "built")
     for command in (("run", "hello"), ("run", "hello", "--json"), ("list",), ("check",)):
         assert "python -m guest.build" in refused(pagewalk(*command))
@@ -629,7 +629,7 @@ def test_check(pagewalk: Cli, paging: str) -> None:
 
 
 def test_check_says_what_is_broken(pagewalk: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from guest import runner
+    from guest.boot import runner
 
     real = runner.boot_system
 

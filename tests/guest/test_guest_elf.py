@@ -48,13 +48,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mm
-from emu.machine import Machine
+from emu.board.machine import Machine
 from emu.stop import StopReason
 from guest import build
-from guest import elf as elf_file
-from guest.cli import main
-from guest.elf import ElfError
-from guest.shipped import shipped
+from guest.cli.main import main
+from guest.image import elf as elf_file
+from guest.image.elf import ElfError
+from guest.image.shipped import shipped
 
 Cli = Callable[..., Result]
 
@@ -270,7 +270,7 @@ int init_module(void) { return module_args[0]; }
 
 
 def test_a_module_whose_arguments_lie_outside_of_it() -> None:
-    from guest.module import Module
+    from guest.kernel.module import Module
 
     k = Kernel()
     before = k.counts()
@@ -411,7 +411,7 @@ def test_damaged_programs_run_or_are_refused_and_nothing_is_lost() -> None:
 
 
 def test_damaged_modules_load_or_are_refused_and_nothing_is_lost() -> None:
-    from guest.module import Module
+    from guest.kernel.module import Module
 
     k = Kernel()
     Module(k.mm, elf_file.parse(module(), "m")).close()
@@ -445,7 +445,7 @@ def test_the_command_line_survives_damaged_files(
     real = Machine.run
     # A damaged program may run for ever; the boot is far shorter than this.
     monkeypatch.setattr(Machine, "run", lambda self, count=0: real(self, count or COUNT))
-    monkeypatch.setattr("guest.run_cli.poll_input", lambda: b"")
+    monkeypatch.setattr("guest.cli.run.poll_input", lambda: b"")
     path = tmp_path / "damaged"
     statuses = set()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from guest_kit import guest, load
 
-from emu.paging import SV39
+from emu.spec.paging import SV39
 from emu.stop import StopReason
 from guest import build
-from guest.elf import Elf
-from guest.outcome import Outcome
-from guest.runner import Options, run
+from guest.boot.outcome import Outcome
+from guest.boot.runner import Options, run
+from guest.image.elf import Elf
 
 CALLS = r"""
 #include <pagewalk/sbi.h>

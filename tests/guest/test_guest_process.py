@@ -13,12 +13,12 @@ from elf_kit import EXIT_7, Load, R, W, X, make
 from guest_kit import Kernel, guest, load
 
 import mm
-from emu.paging import MODES, PagingMode, satp_root
+from emu.spec.paging import MODES, PagingMode, satp_root
+from emu.spec.walk import Access, Translation, WalkConfig, walk
 from emu.stop import StopReason
-from emu.walk import Access, Translation, WalkConfig, walk
 from guest import build
-from guest import elf as elf_file
-from guest.elf import Elf, ElfError
+from guest.image import elf as elf_file
+from guest.image.elf import Elf, ElfError
 from mm.pgtable import MmStruct
 
 Machines = Callable[..., Kernel]

@@ -8,15 +8,15 @@ import pytest
 from guest_kit import Kernel, guest, load
 
 import mm
-from emu import words as W
-from emu.csr import Priv
-from emu.paging import MODES, SV39, PagingMode, mode_of_satp, satp_root
+from emu.spec import words as W
+from emu.spec.csr import Priv
+from emu.spec.paging import MODES, SV39, PagingMode, mode_of_satp, satp_root
+from emu.spec.walk import Access, Refusal, Rule, Translation, WalkConfig, walk
 from emu.stop import StopReason
-from emu.walk import Access, Refusal, Rule, Translation, WalkConfig, walk
 from guest import build
-from guest.abi import KERNEL_EXTENSION, Call
-from guest.elf import ElfError
-from guest.system import System
+from guest.image.elf import ElfError
+from guest.kernel.abi import KERNEL_EXTENSION, Call
+from guest.kernel.system import System
 from mm.addrspace import KERNEL_LINK_ADDR, MODULES_END, MODULES_VADDR
 
 Machines = Callable[..., Kernel]

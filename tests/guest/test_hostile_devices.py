@@ -24,10 +24,10 @@ from hostile_kit import (
     random_value,
 )
 
-from emu.devices.virtio_blk import VirtioBlk
-from emu.devices.virtio_mmio import Virtio
-from emu.devices.virtio_rng import VirtioRng
-from emu.devices.virtqueue import Chain
+from emu.board.devices.virtio_blk import VirtioBlk
+from emu.board.devices.virtio_mmio import Virtio
+from emu.board.devices.virtio_rng import VirtioRng
+from emu.board.devices.virtqueue import Chain
 
 Serve = Callable[[Virtio, int, Chain], int]
 DEVICES = {

@@ -11,7 +11,7 @@ from asm import assemble
 from hostile_kit import SHUTDOWN, START, Host, end_by_signal, resident
 from progress import wait_until_it_waits
 
-from guest.progress import Patience, look
+from guest.boot.progress import Patience, look
 
 MIB = 1 << 20
 

@@ -24,8 +24,8 @@ from hostile_kit import (
 from progress import stopped_when_stuck, wait_until
 
 from emu.stop import StopReason
-from guest.boot import BootOptions, prepare
-from guest.boot_session import ESCAPE, Session
+from guest.boot.boot import BootOptions, prepare
+from guest.boot.session import ESCAPE, Session
 
 spin = Batch()
 SPINS = {

@@ -15,10 +15,10 @@ from distro import find_mke2fs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest import initramfs
-from guest.boot_disk import DiskError, make_boot_disk, partition_table
-from guest.fetch import Guests
-from guest.initramfs import (
+from guest.distro import initramfs
+from guest.distro.boot_disk import DiskError, make_boot_disk, partition_table
+from guest.distro.fetch import Guests
+from guest.distro.initramfs import (
     Entry,
     InitramfsError,
     character_device,
@@ -256,7 +256,7 @@ def test_boot_disk_holds_an_ext2(guests: Guests, tmp_path: Path) -> None:
 def test_boot_disk_without_mke2fs(
     guests: Guests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guest.boot_disk.find_mke2fs", lambda: None)
+    monkeypatch.setattr("guest.distro.boot_disk.find_mke2fs", lambda: None)
     with pytest.raises(DiskError, match="install e2fsprogs"):
         make_boot_disk(guests, tmp_path / "disk")
     monkeypatch.undo()

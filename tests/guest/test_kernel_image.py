@@ -28,7 +28,7 @@ from image_kit import (
     zboot,
 )
 
-from guest.kernel_image import KernelImage, KernelImageError, Kind, load, parse
+from guest.image.kernel_image import KernelImage, KernelImageError, Kind, load, parse
 
 RAM_SIZE = 1 << 20
 

@@ -12,8 +12,9 @@ from click.testing import Result
 from elf_kit import EXIT_7, Load, R, X, make
 from guest_kit import compiled
 
-from guest import build, names
+from guest import build
 from guest.build import HERE
+from guest.image import names
 
 Cli = Callable[..., Result]
 

@@ -23,16 +23,16 @@ from linux_tables import PAGE, Comparison, U, W, X
 from linux_views import Views
 from progress import stopped_when_stuck
 
-from emu import words
-from emu.debug import snapshot
-from emu.paging import MODES, PagingMode, mode_of_satp, satp_root
+from emu.debug.snapshot import snapshot
+from emu.spec import words
+from emu.spec.paging import MODES, PagingMode, mode_of_satp, satp_root
+from emu.spec.trap import Trap
+from emu.spec.walk import Access, Refusal, Translation, WalkConfig, walk
 from emu.stop import Stop, StopReason
-from emu.trap import Trap
-from emu.walk import Access, Refusal, Translation, WalkConfig, walk
-from guest.boot import Booted, BootOptions, prepare
-from guest.expect import Script, Step
-from guest.initramfs import PROMPT, cpio, file, tree
-from guest.sessions import boot_steps
+from guest.boot.boot import Booted, BootOptions, prepare
+from guest.boot.expect import Script, Step
+from guest.distro.initramfs import PROMPT, cpio, file, tree
+from guest.distro.sessions import boot_steps
 
 LIMITED_TO = {"sv39": "no4lvl", "sv48": "no5lvl", "sv57": ""}
 _ECALL_FROM_U = 8

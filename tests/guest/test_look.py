@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from emu import tables, words
-from emu.debug import snapshot, snapshot_file, snapshot_view
-from emu.devices.disk_image import DiskImage
-from emu.paging import MODES, SV39, satp_root
+from emu.board.devices.disk_image import DiskImage
+from emu.board.virt import VirtBoard
+from emu.debug.snapshot import file as snapshot_file
+from emu.debug.snapshot import snapshot
+from emu.debug.snapshot import view as snapshot_view
+from emu.spec import tables, words
+from emu.spec.paging import MODES, SV39, satp_root
+from emu.spec.trap import Trap
 from emu.stop import Stop, StopReason
-from emu.trap import Trap
-from emu.virt import VirtBoard
-from guest.boot import BootOptions, prepare
-from guest.shipped import shipped
+from guest.boot.boot import BootOptions, prepare
+from guest.image.shipped import shipped
 
 Cli = Callable[..., Result]
 V, R, W, X, U, G, A, D = (1 << i for i in range(8))

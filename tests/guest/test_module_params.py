@@ -11,8 +11,8 @@ from guest_kit import Kernel, load
 
 from emu.stop import StopReason
 from guest import build
-from guest.elf import ElfError
-from guest.params import next_arg
+from guest.image.elf import ElfError
+from guest.kernel.params import next_arg
 
 Cli = Callable[..., Result]
 

@@ -11,14 +11,14 @@ import pytest
 from guest_kit import Kernel, guest, load
 
 import mm
-from emu.paging import MODES, SV39, satp_root
+from emu.spec.paging import MODES, SV39, satp_root
+from emu.spec.walk import Access, Refusal, Rule, Translation, walk
 from emu.stop import Stop, StopReason
-from emu.walk import Access, Refusal, Rule, Translation, walk
 from guest import build
-from guest.abi import Call
-from guest.elf import Elf
-from guest.module import Module
-from guest.shipped import shipped
+from guest.image.elf import Elf
+from guest.image.shipped import shipped
+from guest.kernel.abi import Call
+from guest.kernel.module import Module
 from mm.addrspace import MODULES_END, MODULES_VADDR
 from mm.errors import CheckError
 from mm.gfp import GFP_HIGHMEM, GFP_KERNEL, ZoneType

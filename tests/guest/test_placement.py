@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from image_kit import NOP, image, kernel_elf
 
 from emu.ram import Ram
-from guest.kernel_image import KernelImage, parse
-from guest.placement import DTB_ROOM, PlacementError, place
+from guest.image.kernel_image import KernelImage, parse
+from guest.image.placement import DTB_ROOM, PlacementError, place
 
 M = 1 << 20
 BASE = 0x8000_0000

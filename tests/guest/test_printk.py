@@ -9,10 +9,10 @@ import pytest
 from click.testing import Result
 from guest_kit import Kernel, load
 
-from emu.csr import Priv
+from emu.spec.csr import Priv
 from emu.stop import StopReason
 from guest import build
-from guest.printk import Printk
+from guest.kernel.printk import Printk
 
 Cli = Callable[..., Result]
 SOH = b"\x01"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from guest.cli import main
-from guest.proc_cli import VIEWS
-from guest.shipped import shipped
+from guest.cli.main import main
+from guest.cli.proc import VIEWS
+from guest.image.shipped import shipped
 
 pytestmark = pytest.mark.skipif(not shipped(), reason="guests are not built")
 

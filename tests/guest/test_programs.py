@@ -30,13 +30,13 @@ from elf_kit import (
 from guest_kit import Kernel, load
 
 import mm
-from emu.paging import MODES
+from emu.spec.paging import MODES
 from emu.stop import StopReason
 from guest import build
-from guest import elf as elf_file
-from guest.elf import Elf, ElfError
-from guest.fetch import cache_folder
-from guest.syscall_names import NAMES
+from guest.distro.fetch import cache_folder
+from guest.image import elf as elf_file
+from guest.image.elf import Elf, ElfError
+from guest.kernel.syscall_names import NAMES
 
 Cli = Callable[..., Result]
 Machines = Callable[..., Kernel]
@@ -485,8 +485,8 @@ def test_a_handler_that_cannot_be_run_is_told(machines: Machines) -> None:
 
 
 def test_every_call_of_the_table_has_linuxs_name() -> None:
-    from guest.abi import Sys
-    from guest.syscalls import OPTIONAL, TABLE
+    from guest.kernel.abi import Sys
+    from guest.kernel.syscalls import OPTIONAL, TABLE
 
     assert set(TABLE) | OPTIONAL == {call.value for call in Sys}
     assert {call.value: call.name.lower() for call in Sys}.items() <= NAMES.items()

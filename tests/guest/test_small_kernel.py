@@ -21,9 +21,9 @@ from progress import stopped_when_stuck
 
 from emu.stop import StopReason
 from guest import build
-from guest.boot import BootOptions, Disk, prepare
-from guest.expect import Check, Script, Step, contains, drive, equals
-from guest.shipped import shipped
+from guest.boot.boot import BootOptions, Disk, prepare
+from guest.boot.expect import Check, Script, Step, contains, drive, equals
+from guest.image.shipped import shipped
 
 PROMPT = b"$ "
 NUMBERS = "".join(f"{n}\n" for n in range(1, 301))  # 1092 bytes: three sectors

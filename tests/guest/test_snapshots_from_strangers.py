@@ -103,7 +103,16 @@ def test_a_bomb(saved: bytes, tmp_path: Path) -> None:
         path.write_bytes(changed(saved, change, 800 * block(bytes(MIB))))
         assert path.stat().st_size < 2 * MIB
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        command = [sys.executable, "-m", "guest.cli", "boot", "--load", path, "--timeout", "60"]
+        command = [
+            sys.executable,
+            "-m",
+            "guest.cli",
+            "boot",
+            "--load",
+            path,
+            "--timeout",
+            "60",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10

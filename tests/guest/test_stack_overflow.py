@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from guest.stack import has_overflowed
+from guest.kernel.stack import has_overflowed
 
 Cli = Callable[..., Result]
 

@@ -26,10 +26,10 @@ from distro import guests_or_skip
 from progress import ended, wait_until, wait_until_it_waits
 
 from emu.stop import StopReason
-from guest.boot import BootOptions, prepare
-from guest.boot_session import ESCAPE, Session
-from guest.progress import HangError, Patience
-from guest.terminal import Escapes, Output, Typing
+from guest.boot.boot import BootOptions, prepare
+from guest.boot.progress import HangError, Patience
+from guest.boot.session import ESCAPE, Session
+from guest.boot.terminal import Escapes, Output, Typing
 
 START = 0x8020_0000  # where a kernel that says nothing of itself goes
 
@@ -281,7 +281,7 @@ def test_typing_hears_the_escape_key_behind_what_nobody_takes(pipe: tuple[int, i
 
 
 def test_typing_ends_at_once_whatever_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guest.terminal._PATIENCE", 1e9)
+    monkeypatch.setattr("guest.boot.terminal._PATIENCE", 1e9)
     for i in range(60):
         read, write = os.pipe()
         listener = Listener(0)

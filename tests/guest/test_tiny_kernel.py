@@ -17,16 +17,16 @@ import pytest
 from click.testing import Result
 from progress import stopped_when_stuck
 
-from emu.csr import Priv
+from emu.board.virt import VirtBoard
+from emu.spec.csr import Priv
 from emu.stop import Stop, StopReason
-from emu.virt import VirtBoard
 from firmware.enter import enter_supervisor
 from firmware.sbi import EXT_DBCN, Sbi
 from guest import build
-from guest import elf as elf_file
-from guest.elf import Elf
-from guest.runner import FIRMWARE_SIZE, load_physical
-from guest.shipped import shipped
+from guest.boot.runner import FIRMWARE_SIZE, load_physical
+from guest.image import elf as elf_file
+from guest.image.elf import Elf
+from guest.image.shipped import shipped
 
 SOURCES = Path(build.HERE) / "supervisor" / "tiny"
 PAGE = 4096

@@ -11,9 +11,9 @@ from click.testing import Result
 from guest_kit import compiled
 from register_kit import VIRTIO, WAYS, Step, check, read, run_ours, run_qemu, write
 
-from emu.debug import snapshot
-from emu.devices.disk_image import DiskImage
-from emu.virt import VirtBoard
+from emu.board.devices.disk_image import DiskImage
+from emu.board.virt import VirtBoard
+from emu.debug.snapshot import snapshot
 from guest import build
 
 Cli = Callable[..., Result]

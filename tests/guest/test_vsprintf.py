@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.siphash import siphash_1u64
-from guest.vsprintf import Arguments, Symbol, Vsprintf, format_vm_flags
+from guest.kernel.siphash import siphash_1u64
+from guest.kernel.vsprintf import Arguments, Symbol, Vsprintf, format_vm_flags
 
 LIST = 0x1000_0000  # where the arguments are
 BYTES = 0x2000_0000

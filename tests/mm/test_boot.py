@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 import mm
-from emu.paging import SV39, SV48, SV57, PagingMode
 from emu.ram import Ram
-from emu.walk import Access, Translation, walk
+from emu.spec.paging import SV39, SV48, SV57, PagingMode
+from emu.spec.walk import Access, Translation, walk
 from mm.errors import MmError
 from mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from mm.kernel import ImageSegment

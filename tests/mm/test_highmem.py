@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 import mm
-from emu.paging import SV39, SV48, SV57, PagingMode
 from emu.ram import Ram
-from emu.walk import Access, Translation, walk
+from emu.spec.paging import SV39, SV48, SV57, PagingMode
+from emu.spec.walk import Access, Translation, walk
 from mm.errors import BadAddress, CheckError, OutOfMemory
 from mm.gfp import GFP_HIGHUSER, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_NOWARN, ZoneType
 from mm.hart import Recorder

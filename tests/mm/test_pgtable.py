@@ -1,6 +1,6 @@
 """Page tables: exact tables and flushes, refusals, running out of memory, and a model.
 
-Every answer about a mapping is the reference walk's (emu.walk), never the builder's.
+Every answer about a mapping is the reference walk's (emu.spec.walk), never the builder's.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import pytest
 from work import lines_run
 
 import mm
-from emu.paging import SV39, SV48, SV57, PagingMode
 from emu.ram import Ram
-from emu.walk import Access, Translation, WalkConfig, walk
+from emu.spec.paging import SV39, SV48, SV57, PagingMode
+from emu.spec.walk import Access, Translation, WalkConfig, walk
 from mm.errors import MappingExists, OutOfMemory
 from mm.gfp import GFP_KERNEL
 from mm.hart import FLUSH_TLB_NO_ASID, Recorder

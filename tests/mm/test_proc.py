@@ -360,7 +360,7 @@ def test_page_owner(boot: Booter) -> None:
 
 
 def test_every_file_can_be_read_in_every_mode(boot: Booter) -> None:
-    from emu.paging import SV39, SV48, SV57
+    from emu.spec.paging import SV39, SV48, SV57
 
     for mode in (SV39, SV48, SV57):
         k = boot(16, paging=mode, page_owner=True, kmemleak=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 import mm
-from emu.paging import SV39, SV48, SV57, PagingMode
-from emu.walk import Access, Refusal, Rule, Translation, WalkConfig, walk
+from emu.spec.paging import SV39, SV48, SV57, PagingMode
+from emu.spec.walk import Access, Refusal, Rule, Translation, WalkConfig, walk
 from mm.addrspace import MODULES_END, MODULES_VADDR
 from mm.errors import BadFree, OutOfMemory, UserFault, VmaError
 from mm.hart import Recorder

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from work import lines_run
 
 import mm
-from emu.paging import SV39, SV48, SV57, PagingMode
 from emu.ram import PAGE_SHIFT, PAGE_SIZE, Ram
-from emu.walk import Access, Translation, walk
+from emu.spec.paging import SV39, SV48, SV57, PagingMode
+from emu.spec.walk import Access, Translation, walk
 from mm.addrspace import MODULES_END, MODULES_VADDR
 from mm.errors import BadFree, CheckError, VmaError
 from mm.gaptree import GapTree

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 import mm
-from emu.paging import SV39, SV48, SV57, PagingMode
 from emu.ram import PAGE_SIZE
+from emu.spec.paging import SV39, SV48, SV57, PagingMode
 from mm.gfp import GFP_COMP, GFP_KERNEL, ZoneType
 from mm.vma import VM_READ, VM_WRITE
 from mm.what import mappings, what, what_user

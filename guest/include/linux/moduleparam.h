@@ -37,7 +37,7 @@ struct kparam_array {
     void *elem;
 };
 
-/* The kernel finds these in the section __param; guest/params.py knows the first three. */
+/* The kernel finds these in the section __param; guest/kernel/params.py knows the first three. */
 struct kernel_param {
     const char *name;
     const struct kernel_param_ops *ops;

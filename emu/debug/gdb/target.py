@@ -1,0 +1,169 @@
+"""The hart's registers as gdb numbers and names them, and the target description.
+
+Source: the gdb manual, appendix "Target Descriptions", "RISC-V Features". A register's
+number is its place in `Registers`, which is the order in which the XML names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emu.hart import Hart, HartError
+from emu.spec import csr as CSR
+from emu.spec import words
+from emu.spec.csr import Priv
+from emu.spec.paging import mode_of_satp
+
+_FPR_NAMES = (
+    *(f"ft{i}" for i in range(8)),
+    *("fs0", "fs1"),
+    *(f"fa{i}" for i in range(8)),
+    *(f"fs{i}" for i in range(2, 12)),
+    *("ft8", "ft9", "ft10", "ft11"),
+)
+_POINTERS = {"ra": "code_ptr", "sp": "data_ptr", "gp": "data_ptr", "tp": "data_ptr"}
+# fflags, frm and fcsr are CSRs that gdb wants beside the floating-point registers.
+_FP_CSRS = (("fflags", 0x001), ("frm", 0x002), ("fcsr", 0x003))
+_MORE_CSRS = {
+    **{0x3A0 + i: f"pmpcfg{i}" for i in (0, 2)},
+    **{0x3B0 + i: f"pmpaddr{i}" for i in range(16)},
+    **{0xF11: "mvendorid", 0xF12: "marchid", 0xF13: "mimpid"},
+}
+# Where a CSR is when only the words can be reached.
+_CSR_WORDS = {
+    CSR.MSTATUS: words.MSTATUS, CSR.MIE: words.MIE, CSR.MIDELEG: words.MIDELEG,
+    CSR.MEDELEG: words.MEDELEG, CSR.STVAL: words.STVAL, CSR.MTVAL: words.MTVAL,
+    CSR.STVEC: words.STVEC, CSR.SEPC: words.SEPC, CSR.SCAUSE: words.SCAUSE,
+    CSR.MTVEC: words.MTVEC, CSR.MEPC: words.MEPC, CSR.MCAUSE: words.MCAUSE,
+}  # fmt: skip
+_M64 = (1 << 64) - 1
+CORE_COUNT = 33  # x0 to x31 and pc: what a `g` packet holds
+
+_DOUBLE = (
+    '<union id="riscv_double"><field name="float" type="ieee_single"/>'
+    '<field name="double" type="ieee_double"/></union>'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Register:
+    """``size`` in bytes; ``read`` gives None for what cannot be reached."""
+
+    name: str
+    size: int
+    type: str
+    read: Callable[[], int | None]
+    write: Callable[[int], None]
+    saved: bool = True  # gdb saves and restores it around a call of a guest's function
+
+
+class Registers:
+    """The registers of ``hart``, by gdb's numbers."""
+
+    def __init__(self, hart: Hart) -> None:
+        self._hart = hart
+        cpu = [self._word(name, words.GPR + i) for i, name in enumerate(words.ABI_NAMES)]
+        cpu.append(_Register("pc", 8, "code_ptr", lambda: hart.pc, self._write_pc))
+        fpu = [self._word(name, words.FPR + i, "riscv_double") for i, name in enumerate(_FPR_NAMES)]
+        fpu += [self._csr(name, number, 4) for name, number in _FP_CSRS]
+        names = sorted({**CSR.NAMES, **_MORE_CSRS}.items())
+        csr = [self._csr(name, number) for number, name in names if self._has(number)]
+        virtual = [_Register("priv", 8, "int", lambda: int(hart.priv), self._write_priv, False)]
+        self._features = (("cpu", cpu), ("fpu", fpu), ("csr", csr), ("virtual", virtual))
+        self._all = [register for _, group in self._features for register in group]
+        self.numbers = {register.name: n for n, register in enumerate(self._all)}
+
+    def size(self, number: int) -> int:
+        """Bytes of a register. Raises IndexError where there is none of this number."""
+        return self._all[number].size
+
+    def read(self, number: int) -> bytes | None:
+        """A register's bytes, None when it is out of reach. Raises IndexError."""
+        register = self._all[number]
+        value = register.read()
+        return None if value is None else (value & _M64).to_bytes(8, "little")[: register.size]
+
+    def write(self, number: int, data: bytes) -> None:
+        """Raises IndexError, and ValueError for a wrong size or a value that is refused."""
+        register = self._all[number]
+        if len(data) != register.size:
+            raise ValueError(f"{register.name} has {register.size} bytes, not {len(data)}")
+        register.write(int.from_bytes(data, "little"))
+
+    def xml(self) -> str:
+        """The target description."""
+        parts = [
+            '<?xml version="1.0"?><!DOCTYPE target SYSTEM "gdb-target.dtd">'
+            '<target version="1.0"><architecture>riscv:rv64</architecture>'
+        ]
+        for feature, group in self._features:
+            parts.append(f'<feature name="org.gnu.gdb.riscv.{feature}">')
+            if feature == "fpu":
+                parts.append(_DOUBLE)
+            parts += (
+                f'<reg name="{r.name}" bitsize="{r.size * 8}" type="{r.type}" '
+                f'regnum="{self.numbers[r.name]}"{"" if r.saved else " save-restore=" + _NO}/>'
+                for r in group
+            )
+            parts.append("</feature>")
+        return "".join((*parts, "</target>"))
+
+    # kinds of registers
+
+    def _word(self, name: str, index: int, type: str = "") -> _Register:
+        w = self._hart.words
+
+        def write(value: int) -> None:
+            if index != words.GPR:  # x0 stays zero
+                w[index] = value
+
+        return _Register(name, 8, type or _POINTERS.get(name, "int"), lambda: w[index], write)
+
+    def _csr(self, name: str, number: int, size: int = 8) -> _Register:
+        def read() -> int | None:
+            try:
+                return self._hart.read_csr(number)
+            except HartError:
+                return None
+
+        return _Register(
+            name, size, f"uint{size * 8}", read, lambda v: self._write_csr(number, v), False
+        )
+
+    def _has(self, number: int) -> bool:
+        try:
+            self._hart.read_csr(number)
+        except HartError:
+            return False
+        return True
+
+    def _write_pc(self, value: int) -> None:
+        self._hart.words[words.PC] = value & ~1
+
+    def _write_priv(self, value: int) -> None:
+        if value not in (Priv.U, Priv.S, Priv.M):
+            raise ValueError(f"there is no privilege level {value}")
+        self._hart.words[words.PRIV] = value
+        self._state_changed()
+
+    def _write_csr(self, number: int, value: int) -> None:
+        hart = self._hart
+        if number == CSR.SATP:
+            mode_of_satp(value)  # the engine would abort the host on a reserved mode
+            hart.set_satp(value)
+        elif hart.access.csr(number, value) is None:
+            if number not in _CSR_WORDS:
+                raise ValueError(f"CSR {CSR.NAMES.get(number, hex(number))} cannot be written")
+            hart.words[_CSR_WORDS[number]] = value
+        self._state_changed()
+
+    def _state_changed(self) -> None:
+        # Translations depend on the privilege and on fields of mstatus, and so does which
+        # interrupt comes next.
+        self._hart.access.store()
+        self._hart.access.flush_tlb()
+        self._hart.present()
+
+
+_NO = '"no"'

@@ -1,0 +1,1 @@
+"""Snapshots: a stopped machine as a file, and back."""

@@ -1,0 +1,1 @@
+"""Running a guest: the board, the terminal, how it ended."""

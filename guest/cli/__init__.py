@@ -1,0 +1,1 @@
+"""The command line: `pagewalk`, a file for each command."""

@@ -1,0 +1,5 @@
+"""`python -m guest.cli`: the command line without an installed `pagewalk`."""
+
+from guest.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Guests that other people wrote, fetched from the distribution."""

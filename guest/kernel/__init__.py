@@ -1,0 +1,1 @@
+"""The kernel machine above `mm`: modules, programs, system calls, printk."""
