@@ -21,7 +21,8 @@ from bench import operations as op
 from bench.guests import compile_to, compiled
 from bench.measure import Ratio, Unmeasurable, output_of, ratio, timed
 from emu.board.machine import Machine
-from emu.engine import inside
+from emu.engine import calls
+from emu.engine.open_access import open_access
 from emu.ram import RAM_BASE, Ram
 from emu.spec import words
 from emu.spec.paging import PTE_A, PTE_D, PTE_G, PTE_R, PTE_V, PTE_W
@@ -103,15 +104,15 @@ def kernel_call() -> tuple[Ratio, str]:
     engine = unicorn.Uc(ucc.UC_ARCH_RISCV, ucc.UC_MODE_RISCV64)
     engine.ctl_exits_enabled(True)
     engine.mem_map_ptr(ram.base, ram.size, ucc.UC_PROT_ALL, ram.host_address)
-    callback = inside.INTR_CB(lambda uc, number, data: None)
-    inside.hook(engine, ucc.UC_HOOK_INTR, callback)
-    access = inside.open_access(engine)
+    callback = calls.INTR_CB(lambda uc, number, data: None)
+    calls.hook(engine, ucc.UC_HOOK_INTR, callback)
+    access = open_access(engine)
 
     def other() -> float:
         access.load()
         access.words[words.A0] = _CALLS
         access.store()
-        return timed(lambda: inside.emu_start(engine, RAM_BASE))
+        return timed(lambda: calls.emu_start(engine, RAM_BASE))
 
     found = ratio(ours, other, 9)
     return found, f"{found.ours / _CALLS * 1e6:.2f} us a call"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 
 from emu.board.clock import Clock
-from emu.engine import inside
 from emu.engine.block_counter import NEVER, BlockCounter
+from emu.engine.direct_access import DirectAccess
 from emu.engine.retired import Retired
 from emu.hart import Hart
 
@@ -25,7 +25,7 @@ class InstructionClock(Clock):
     def __init__(self, hart: Hart, lock: threading.RLock | None = None) -> None:
         super().__init__(lock)
         self._blocks = BlockCounter(hart, self._reached)
-        if self._blocks.is_native and isinstance(hart.access, inside.InsideAccess):
+        if self._blocks.is_native and isinstance(hart.access, DirectAccess):
             hart.retired = Retired(hart, hart.access, self._blocks.words)
         self._present = hart.present
         self._offset = 0  # ticks

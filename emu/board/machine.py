@@ -23,7 +23,7 @@ from emu.board.devices.htif import Htif
 from emu.board.devices.uart import Uart
 from emu.board.instruction_clock import InstructionClock
 from emu.board.sstc import Sstc
-from emu.engine import inside
+from emu.engine import calls
 from emu.engine.quick_register import QuickRegister
 from emu.hart import Hart
 from emu.ram import Ram
@@ -134,11 +134,11 @@ class Machine:
                 listener(device, is_write, offset, size, value, began)
             return value
 
-        callbacks = inside.MMIO_READ_CB(read), inside.MMIO_WRITE_CB(write)
+        callbacks = calls.MMIO_READ_CB(read), calls.MMIO_WRITE_CB(write)
         quick = getattr(device, "quick", None)
         self._callbacks.append((callbacks, quick))
         size = -(-device.size // PAGE_SIZE) * PAGE_SIZE
-        inside.mmio_map(self.hart.uc, device.base, size, *callbacks, quick)
+        calls.mmio_map(self.hart.uc, device.base, size, *callbacks, quick)
         if quick is not None:
             self._quick.append(quick)
         self.devices.append(device)
@@ -183,9 +183,9 @@ class Machine:
             self.hart.call_soon(poll)  # the hook comes before the store
             return True
 
-        callback = inside.MEM_CB(written)
+        callback = calls.MEM_CB(written)
         self._callbacks.append(callback)
-        inside.hook(self.hart.uc, ucc.UC_HOOK_MEM_WRITE, callback, tohost, tohost + 7)
+        calls.hook(self.hart.uc, ucc.UC_HOOK_MEM_WRITE, callback, tohost, tohost + 7)
         self.htif = htif
 
     def run(self, count: int = 0) -> Stop:

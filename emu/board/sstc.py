@@ -11,8 +11,8 @@ Source: privileged spec, chapter 14 (Sstc) and section 3.1.18 (menvcfg).
 from __future__ import annotations
 
 from emu.board.clock import Clock
+from emu.engine.access import CsrIllegal
 from emu.engine.csr_repairs import check_counter
-from emu.engine.inside import CsrIllegal
 from emu.hart import Hart
 from emu.spec import csr as CSR
 from emu.spec import words as W

@@ -24,7 +24,7 @@ from enum import Enum
 import unicorn.unicorn_const as ucc
 
 from emu.debug.gdb.memory import translate
-from emu.engine import inside
+from emu.engine import calls
 from emu.hart import Hart
 from emu.spec import insn
 from emu.spec.paging import PAGE_SIZE
@@ -152,16 +152,16 @@ class Breakpoints:
                 hart.fail(e)
             return True
 
-        callback = inside.MEM_CB(accessed)
+        callback = calls.MEM_CB(accessed)
         watch.callbacks.append(callback)
         kinds = ucc.UC_HOOK_MEM_READ | ucc.UC_HOOK_MEM_WRITE
         end = piece_pa + piece_size - 1
-        watch.handles.append(inside.hook(hart.uc, kinds, callback, piece_pa, end))
+        watch.handles.append(calls.hook(hart.uc, kinds, callback, piece_pa, end))
         hart.callbacks.append(callback)
 
     def _unwatch(self, watch: _Watch) -> None:
         for handle in watch.handles:
-            inside.unhook(self._hart.uc, handle)
+            calls.unhook(self._hart.uc, handle)
         self._hart.access.flush_code()
 
     # running

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emu.engine.inside import CsrIllegal, StateAccess
+from emu.engine.access import CsrIllegal, StateAccess
 from emu.spec import words as W
 
 _OPCODE_SYSTEM = 0x73

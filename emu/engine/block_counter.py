@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import unicorn.unicorn_const as ucc
 
-from emu.engine import inside, native
+from emu.engine import calls, native
 
 if TYPE_CHECKING:
     from emu.hart import Hart
@@ -33,13 +33,13 @@ class BlockCounter:
         self.words = native.BlockCounter(count=0, deadline=NEVER)
         self.is_native = native.available()
         # Shared with the C, see `emu.engine.native.BlockCounter`.
-        self._kept = inside.BLOCK_CB(self._reached if self.is_native else self._block)
+        self._kept = calls.BLOCK_CB(self._reached if self.is_native else self._block)
         callback = C.cast(self._kept, C.c_void_p)
         if self.is_native:
             self.words.reached = callback.value or 0
             callback = C.c_void_p(native.function("count_block"))
         hart.callbacks.append(self)  # the engine has addresses of what is in here
-        inside.hook(hart.uc, ucc.UC_HOOK_BLOCK, callback, data=C.addressof(self.words))
+        calls.hook(hart.uc, ucc.UC_HOOK_BLOCK, callback, data=C.addressof(self.words))
 
     @property
     def count(self) -> int:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 import unicorn.unicorn_const as ucc
 
-from emu.engine import inside
+from emu.engine import calls
+from emu.engine.direct_access import grow_hook
 from emu.ram import sparse
 from emu.spec import insn, words
 from emu.spec.csr import Priv
@@ -53,14 +54,14 @@ class Coherence:
     def __init__(self, hart: Hart) -> None:
         self._hart = hart
         self._extents: list[_Extent] = []
-        self._inert = inside.MEM_CB(lambda *_: False)
+        self._inert = calls.MEM_CB(lambda *_: False)
         # A byte for each page of RAM, not 0: code there is watched. Linux's boot makes 65,000
         # blocks, and calls Python for some hundred of them.
         self._seen = sparse(-(-hart.ram.size >> PAGE_SHIFT))
-        edge = inside.EDGE_CB(self._on_block)
+        edge = calls.EDGE_CB(self._on_block)
         hart.callbacks.extend((self._inert, edge))
         callback, data = hart.access.new_block_hook(hart.ram.base, self._seen, PAGE_SHIFT, edge)
-        inside.hook(hart.uc, ucc.UC_HOOK_EDGE_GENERATED, callback, data=data)
+        calls.hook(hart.uc, ucc.UC_HOOK_EDGE_GENERATED, callback, data=data)
         hart.access.speed_bare_stores()
 
     def holds_code(self, pa: int, size: int) -> bool:
@@ -90,7 +91,7 @@ class Coherence:
 
     def _on_block(self, _uc: int, block: int, _previous: int, _data: int) -> None:
         try:
-            found = inside.Block.from_address(block)
+            found = calls.Block.from_address(block)
             first = found.pc
             self._see(first)
             last = first + max(found.size, 1) - 1
@@ -139,7 +140,7 @@ class Coherence:
 
     def _add(self, first: int, end: int) -> None:
         kind = ucc.UC_HOOK_MEM_WRITE_UNMAPPED
-        handle = inside.hook(self._hart.uc, kind, self._inert, first, end - 1)
+        handle = calls.hook(self._hart.uc, kind, self._inert, first, end - 1)
         self._extents.append(_Extent(handle, first, end))
 
     def _make_room(self, first: int) -> None:
@@ -161,5 +162,5 @@ class Coherence:
 
     def _move(self, extent: _Extent, first: int, end: int) -> None:
         extent.first, extent.end = first, end
-        inside.grow_hook(extent.handle, self._inert, first, end - 1)
+        grow_hook(extent.handle, self._inert, first, end - 1)
         self._saw(first, end - first)

@@ -1,6 +1,6 @@
 """The CSRs that QEMU 5.0 has wrong, put right by overriding their accesses.
 
-Each repair names what is wrong without it. They need the inside way of `emu.engine.inside`; on
+Each repair names what is wrong without it. They need `emu.engine.direct_access`; on
 the public way nothing is installed and `missing` says what follows. CSRs that QEMU 5.0 does not
 have at all are added on both ways.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from emu.engine.inside import CsrIllegal, CsrWrite
+from emu.engine.access import CsrIllegal, CsrWrite
 from emu.spec import csr as CSR
 from emu.spec import words
 from emu.spec.csr import Priv

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import unicorn.unicorn_const as ucc
 
-from emu.engine import inside
+from emu.engine import calls
 
 if TYPE_CHECKING:
     from emu.hart import Hart
@@ -27,11 +27,11 @@ def watch(hart: Hart) -> None:
 
     def on_block(_uc: int, block: int, _previous: int, _data: int) -> None:
         try:
-            if inside.Block.from_address(block).pc & 1:
+            if calls.Block.from_address(block).pc & 1:
                 hart.start_again()
         except BaseException as e:  # nothing may pass through the engine's C frames
             hart.fail(e)
 
-    callback = inside.EDGE_CB(on_block)
+    callback = calls.EDGE_CB(on_block)
     hart.callbacks.append(callback)
-    inside.hook(hart.uc, ucc.UC_HOOK_EDGE_GENERATED, callback)
+    calls.hook(hart.uc, ucc.UC_HOOK_EDGE_GENERATED, callback)

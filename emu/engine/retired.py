@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import unicorn.unicorn_const as ucc
 
-from emu.engine import inside, native
+from emu.engine import calls, native
+from emu.engine.direct_access import DirectAccess
 from emu.spec import insn, words
 from emu.spec.csr import Priv
 from emu.spec.paging import PAGE_SIZE
@@ -33,9 +34,7 @@ _M64 = (1 << 64) - 1
 class Retired:
     """Counts for ``hart``; attach before its first run. ``counter`` counts its blocks."""
 
-    def __init__(
-        self, hart: Hart, access: inside.InsideAccess, counter: native.BlockCounter
-    ) -> None:
+    def __init__(self, hart: Hart, access: DirectAccess, counter: native.BlockCounter) -> None:
         self._hart = hart
         self._counter = counter
         self._lengths = (native.Length * ((1 << _BITS) + native.WAYS))()
@@ -45,15 +44,15 @@ class Retired:
         self._known: dict[tuple[int, int], int] = {}
         self._ambiguous: set[tuple[int, int]] = set()
         self._trapped = False
-        unknown = inside.BLOCK_CB(self._on_unknown)
-        new = inside.EDGE_CB(native.function("forget_block"))
+        unknown = calls.BLOCK_CB(self._on_unknown)
+        new = calls.EDGE_CB(native.function("forget_block"))
         hart.callbacks.extend((unknown, new, self))
         counter.bits = _BITS
         counter.unknown = C.cast(unknown, C.c_void_p).value or 0
         counter.leaves = access.leaves_at
         counter.lengths = C.addressof(self._lengths)
         kind = ucc.UC_HOOK_EDGE_GENERATED
-        inside.hook(hart.uc, kind, new, data=C.addressof(counter))
+        calls.hook(hart.uc, kind, new, data=C.addressof(counter))
 
     @property
     def count(self) -> int:

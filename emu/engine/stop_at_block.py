@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.engine import inside, native
+from emu.engine import calls, native
 from emu.engine.block_counter import NEVER, BlockCounter
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class StopAtBlock:
         if self._blocks is not None:
             self._blocks.deadline = 0
         elif self._hart.running:
-            inside.emu_stop(self._hart.uc)
+            calls.emu_stop(self._hart.uc)
 
     def set_behind_one(self) -> None:
         """From outside of the engine: the block that begins first is run to its end.

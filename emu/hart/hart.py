@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable
 import unicorn.unicorn_const as ucc
 from unicorn.unicorn_py3.unicorn import Uc, UcError
 
-from emu.engine import csr_repairs, inside, odd_pc
+from emu.engine import calls, csr_repairs, odd_pc
 from emu.engine.added_csrs import AddedCsrs
 from emu.engine.coherence import Coherence
+from emu.engine.direct_access import DirectAccess
+from emu.engine.open_access import open_access
 from emu.engine.retired import Retired
 from emu.engine.stop_at_block import StopAtBlock
 from emu.hart.interrupts import Interrupts
@@ -58,7 +60,7 @@ class HartError(Exception):
 class Hart:
     """One RV64GC hart on ``ram``.
 
-    ``access``: "auto", "inside" or "public", see `emu.engine.inside`. ``words`` is the state,
+    ``access``: "auto", "inside" or "public", see `emu.engine.access`. ``words`` is the state,
     indexed by `emu.spec.words`; outside of a run and inside handlers it is up to date, and
     what is written there counts when the handler returns.
     """
@@ -69,7 +71,7 @@ class Hart:
         self.uc.ctl_set_tcg_buffer_size(_TCG_BUFFER_SIZE)
         # With exits enabled and none set, no address ends a run (`until` would).
         self.uc.ctl_exits_enabled(True)
-        self.access = inside.open_access(self.uc, access)
+        self.access = open_access(self.uc, access)
         self.words = self.access.words
         self.uc.mem_map_ptr(ram.base, ram.size, ucc.UC_PROT_ALL, ram.host_address)
         self.handlers: dict[int, Handler | None] = {3: None, 1: None}  # by target level
@@ -128,7 +130,7 @@ class Hart:
         if not self._in_place:
             odd_pc.watch(self)
         self._look_again = StopAtBlock(self)
-        if isinstance(self.access, inside.InsideAccess):
+        if isinstance(self.access, DirectAccess):
             self.access.on_error = self.fail
             csr_repairs.install(self)
         else:
@@ -139,22 +141,22 @@ class Hart:
 
     def close(self) -> None:
         """Let go of the engine."""
-        if isinstance(self.access, inside.InsideAccess):
+        if isinstance(self.access, DirectAccess):
             self.access.close()
 
     def _install_hooks(self) -> None:
         # Access faults are watched for outside of RAM only: a hook that covers RAM would
         # slow every store of the machine down.
-        intr = inside.INTR_CB(self._make_on_intr())
-        invalid = inside.INSN_INVALID_CB(self._on_insn_invalid)
-        hole = inside.MEM_CB(self._on_hole)
+        intr = calls.INTR_CB(self._make_on_intr())
+        invalid = calls.INSN_INVALID_CB(self._on_insn_invalid)
+        hole = calls.MEM_CB(self._on_hole)
         self.callbacks: list[object] = [intr, invalid, hole]  # the engine has their addresses
-        inside.hook(self.uc, ucc.UC_HOOK_INTR, intr)
-        inside.hook(self.uc, ucc.UC_HOOK_INSN_INVALID, invalid)
+        calls.hook(self.uc, ucc.UC_HOOK_INTR, intr)
+        calls.hook(self.uc, ucc.UC_HOOK_INSN_INVALID, invalid)
         kinds = ucc.UC_HOOK_MEM_UNMAPPED | ucc.UC_HOOK_MEM_PROT
         if self.ram.base:
-            inside.hook(self.uc, kinds, hole, 0, self.ram.base - 1)
-        inside.hook(self.uc, kinds, hole, self.ram.end, _M64)
+            calls.hook(self.uc, kinds, hole, 0, self.ram.base - 1)
+        calls.hook(self.uc, kinds, hole, self.ram.end, _M64)
 
     # state
 
@@ -462,7 +464,7 @@ class Hart:
                 if not in_place:
                     access.load()
                 if self._undone is not None:
-                    inside.emu_stop(self.uc)
+                    calls.emu_stop(self.uc)
                     return
                 pc = w[pc_word] - 4  # always 4, also behind a 2-byte instruction
                 if pc < 0:
@@ -501,7 +503,7 @@ class Hart:
         try:
             if self._undone is not None:
                 self._restart = True
-                inside.emu_stop(self.uc)
+                calls.emu_stop(self.uc)
                 return True
             self.access.load()
             pc = self.words[words.PC]
@@ -512,7 +514,7 @@ class Hart:
             # The engine remembers this exception: until it is started again it would skip
             # the hook of the next access to a hole and take `wfi` for a failure.
             self._restart = True
-            inside.emu_stop(self.uc)
+            calls.emu_stop(self.uc)
         except BaseException as e:
             self.fail(e)
         return True
@@ -549,7 +551,7 @@ class Hart:
         self.access.deny_memory(True)
         if self._in_place:
             self.words[words.PRIV] = Priv.U
-        inside.emu_stop(self.uc)
+        calls.emu_stop(self.uc)
 
     def _redo(self) -> Stop | None:
         """Back to the state that `undo` saved, and its task."""
@@ -612,7 +614,7 @@ class Hart:
                 # nothing of it. Run up to that instruction first; there it faults exactly.
                 self._rerun_to = tval - 2
                 w[words.PC] = pc
-                inside.emu_stop(self.uc)
+                calls.emu_stop(self.uc)
                 return
         elif cause in _STORE_CAUSE:
             bits = self.fetch(pc)
@@ -634,7 +636,7 @@ class Hart:
         """Keep an exception of a callback until the engine has returned."""
         if self._error is None:
             self._error = error
-        inside.emu_stop(self.uc)
+        calls.emu_stop(self.uc)
 
     # running
 
@@ -657,7 +659,7 @@ class Hart:
             if not self._stop_asked or not self.running:
                 return False
             if self._in_place:
-                inside.emu_stop(self.uc)
+                calls.emu_stop(self.uc)
             else:
                 self._look_again.set()
             return True
@@ -672,17 +674,17 @@ class Hart:
             return
         if task not in self._tasks:
             self._tasks.append(task)
-        inside.emu_stop(self.uc)
+        calls.emu_stop(self.uc)
 
     def start_again(self) -> None:
         """Leave the engine and enter it again, to look at interrupts."""
         self._restart = True  # first: the run looks why the engine was left
-        inside.emu_stop(self.uc)
+        calls.emu_stop(self.uc)
 
     def end(self, stop: Stop) -> None:
         """From a device's callback: end the run with ``stop`` after this instruction."""
         self._stop = stop
-        inside.emu_stop(self.uc)
+        calls.emu_stop(self.uc)
 
     def set_breakpoints(self, addresses: Iterable[int]) -> None:
         """End a run with BREAKPOINT before the instruction at each of these VAs, in any
@@ -714,7 +716,7 @@ class Hart:
 
     def _run(self, count: int) -> Stop:
         w = self.words
-        if self.handlers[1] is not None and isinstance(self.access, inside.InsideAccess):
+        if self.handlers[1] is not None and isinstance(self.access, DirectAccess):
             csr_repairs.watch_sstatus(self)
         for word in (words.PC, words.MEPC, words.SEPC):  # whoever has written them
             w[word] &= ~1
@@ -798,8 +800,8 @@ class Hart:
         if self.coherence is not None:
             self.coherence.enters(pc)
         if self.retired is not None:
-            return self.retired.counted(pc, count, lambda: inside.emu_start(self.uc, pc, count))
-        return inside.emu_start(self.uc, pc, count)
+            return self.retired.counted(pc, count, lambda: calls.emu_start(self.uc, pc, count))
+        return calls.emu_start(self.uc, pc, count)
 
     def _step_over(self, pc: int) -> None:
         """On the public way a stop leaves pc at the access that asked for it: finish that."""

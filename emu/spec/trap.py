@@ -1,6 +1,6 @@
 """Traps: their causes, the record of one, its routing, and architectural trap entry.
 
-Everything here works on the hart's state as an array of 64-bit words (`emu.engine.inside` says
+Everything here works on the hart's state as an array of 64-bit words (`emu.engine.access` says
 which word is which) and needs no CPU. Section numbers are those of the RISC-V privileged
 spec 20240411.
 """

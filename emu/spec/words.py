@@ -1,7 +1,7 @@
 """The hart's state as 64-bit words: which word of the array is which register.
 
-This is the order of QEMU's ``CPURISCVState`` in unicorn 2.1.4, which `emu.engine.inside` verifies
-before anybody relies on it. Code that works on such an array runs on a list in tests.
+This is the order of QEMU's ``CPURISCVState`` in unicorn 2.1.4; `emu.engine.state_words` verifies
+it before anybody relies on it. Code that works on such an array runs on a list in tests.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ FIRMWARE_SIZE = 2 << 20  # bytes at the start of RAM that a kernel leaves alone
 
 @dataclass
 class Options:
-    """What `pagewalk run` was told. ``ram_size`` in bytes; ``access``: see `emu.engine.inside`."""
+    """What `pagewalk run` was told. ``ram_size`` in bytes; ``access``: see `emu.engine.access`."""
 
     paging: PagingMode
     ram_size: int

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from emu.engine.inside import InsideError
+from emu.engine.calls import EngineError
 from emu.stop import StopReason
 from firmware.images import NotBuilt
 from guest.boot.console import open_missing
@@ -33,7 +33,7 @@ _MODULES = {
 }
 
 # What is the user's to mend: one line, and status 2.
-_TOLD: tuple[type[Exception], ...] = (ElfError, UsageError, NotBuilt, InsideError, ValueError)
+_TOLD: tuple[type[Exception], ...] = (ElfError, UsageError, NotBuilt, EngineError, ValueError)
 
 
 class Group(click.Group):

@@ -16,7 +16,8 @@ import pytest
 from asm import Batch
 from harness import CODE, RAM, A, Bench, D, R, V, W, X
 
-from emu.engine.inside import InsideError, grow_hook
+from emu.engine.calls import EngineError
+from emu.engine.direct_access import grow_hook
 from emu.hart import Hart
 from emu.spec import words
 from emu.stop import StopReason
@@ -388,7 +389,7 @@ def test_a_hook_that_is_not_ours_is_not_touched(inside: Bench) -> None:
     assert coherence is not None
     inside.run(REWRITE, a1=FUNCTION + 64, a2=FUNCTION, a3=0)
     handle = coherence._extents[0].handle
-    with pytest.raises(InsideError):
+    with pytest.raises(EngineError):
         grow_hook(handle, inside.hart.callbacks[0], 0, 1)
 
 

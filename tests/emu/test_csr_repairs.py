@@ -10,9 +10,9 @@ from asm import Batch
 from harness import CODE, DATA, Bench, Tables
 
 from emu.board.machine import Machine
-from emu.engine import inside as inside_module
-from emu.engine import native
-from emu.engine.inside import InsideError
+from emu.engine import direct_access, native
+from emu.engine.calls import EngineError
+from emu.engine.public_access import PublicAccess
 from emu.hart import Hart, HartError
 from emu.ram import Ram
 from emu.spec import words
@@ -290,15 +290,15 @@ def test_native_code_and_python_repair_alike(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_engine_that_is_not_as_it_should_be(
     monkeypatch: pytest.MonkeyPatch, name: str, value: object, reason: str
 ) -> None:
-    monkeypatch.setattr(inside_module, name, value)
-    with pytest.raises(InsideError, match=reason):
+    monkeypatch.setattr(direct_access, name, value)
+    with pytest.raises(EngineError, match=reason):
         Hart(Ram(1 << 20), "inside")
     machine = Machine(1 << 20, access="auto")
     access = machine.hart.access
     assert access.name == "public"
     assert reason in access.missing[0]
     assert access.missing[0].endswith("running on the public interface")
-    assert access.missing[1:] == inside_module.PublicAccess.missing
+    assert access.missing[1:] == PublicAccess.missing
     # And it runs.
     machine.ram.write(CODE, WFI_CODE.code)
     assert machine.run().reason is StopReason.WFI

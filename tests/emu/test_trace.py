@@ -13,7 +13,7 @@ from emu.debug.symbols import Symbols
 from emu.debug.trace import tracer as trace
 from emu.debug.trace.engine_watch import InterruptWatch
 from emu.debug.trace.events import DeviceEvent, Event, NoteEvent, PageEvent, ReturnEvent, TrapEvent
-from emu.engine import inside as engine
+from emu.engine.calls import EngineError
 from emu.spec import words
 from emu.spec.trap import Trap
 from emu.stop import StopReason
@@ -219,7 +219,7 @@ batch_wait = batch("8: addi s1, s1, 1; j 8b")
 
 def test_a_second_watch_of_interrupts_is_refused_and_the_first_taken_back(inside: Bench) -> None:
     first = InterruptWatch(inside.hart, lambda trap: None)
-    with pytest.raises(engine.InsideError, match="watches the interrupts already"):
+    with pytest.raises(EngineError, match="watches the interrupts already"):
         InterruptWatch(inside.hart, lambda trap: None)
     tracer = trace.attach(inside.hart, "trap", Recorder())
     assert "interrupts that guest code takes are not traced" in tracer.missing[0]

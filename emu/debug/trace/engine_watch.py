@@ -4,7 +4,7 @@
   ReturnWatch     each `sret` and `mret`, at the price of a callback for each
   InterruptWatch  each interrupt that the engine delivers itself (`Hart.present`)
 
-What reaches into the engine for them is in `emu.engine.inside`.
+What reaches into the engine for them is in `emu.engine.direct_access`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 
 import unicorn.unicorn_const as ucc
 
-from emu.engine import inside
+from emu.engine import calls
+from emu.engine.calls import EngineError
+from emu.engine.direct_access import DirectAccess
 from emu.hart import Hart
 from emu.spec import csr as CSR
 from emu.spec import insn, words
@@ -42,7 +44,7 @@ class CodeHooks:
         Code that is translated already does not call it: see `apply`.
         """
         self._hart.callbacks.append(callback)
-        self._handles.append(inside.hook(self._hart.uc, kind, callback, first, last))
+        self._handles.append(calls.hook(self._hart.uc, kind, callback, first, last))
 
     def code(self, see: Callable[[int], None], first: int = 1, last: int = 0) -> None:
         """``see(va)`` before each instruction in ``[first, last]``, the state up to date."""
@@ -56,7 +58,7 @@ class CodeHooks:
             except BaseException as e:  # nothing may pass through the engine's C frames
                 hart.fail(e)
 
-        self.add(ucc.UC_HOOK_CODE, inside.CODE_CB(code), first, last)
+        self.add(ucc.UC_HOOK_CODE, calls.CODE_CB(code), first, last)
 
     def apply(self) -> None:
         """Let code that is translated already obey. Not while the engine runs it."""
@@ -66,7 +68,7 @@ class CodeHooks:
         """Take all of them away, for good. Not while the engine runs."""
         self.removed = True
         while self._handles:
-            inside.unhook(self._hart.uc, self._handles.pop())
+            calls.unhook(self._hart.uc, self._handles.pop())
         self.apply()
 
 
@@ -86,7 +88,7 @@ class ReturnWatch:
         self._hooked: set[int] = set()  # VAs
         self._found: dict[int, int] = {}  # VAs that wait for their hook, and what stands there
         self._pages: dict[tuple[int, int, int], int | None] = {}
-        hooks.add(ucc.UC_HOOK_EDGE_GENERATED, inside.EDGE_CB(self._on_block))
+        hooks.add(ucc.UC_HOOK_EDGE_GENERATED, calls.EDGE_CB(self._on_block))
 
     def _on_block(self, _uc: int, block: int, _previous: int, _data: int) -> None:
         try:
@@ -94,7 +96,7 @@ class ReturnWatch:
             hart.access.load()
             if hart.words[words.PRIV] == Priv.U:
                 return
-            found = inside.Block.from_address(block)
+            found = calls.Block.from_address(block)
             last = found.pc + found.size - 4
             if found.size < 4 or last in self._hooked:
                 return
@@ -165,13 +167,13 @@ class ReturnWatch:
 class InterruptWatch:
     """``taken(trap)`` after each interrupt that the engine has delivered by itself.
 
-    Raises InsideError where the engine cannot be watched, or somebody does already.
+    Raises EngineError where the engine cannot be watched, or somebody does already.
     """
 
     def __init__(self, hart: Hart, taken: Callable[[Trap], None]) -> None:
         access, w = hart.access, hart.words
-        if not isinstance(access, inside.InsideAccess):
-            raise inside.InsideError("the hart is on the public interface")
+        if not isinstance(access, DirectAccess):
+            raise EngineError("the hart is on the public interface")
 
         def took(priv: int) -> None:
             try:

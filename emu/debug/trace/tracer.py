@@ -35,7 +35,8 @@ from emu.debug.trace.events import (
 )
 from emu.debug.trace.names import parse_kinds
 from emu.debug.trace.writers import LineWriter, Writer
-from emu.engine import inside
+from emu.engine.calls import EngineError
+from emu.engine.direct_access import DirectAccess
 from emu.hart import Handler, Hart
 from emu.spec import insn, words
 from emu.spec.paging import PAGE_SHIFT, pte_attributes
@@ -150,7 +151,7 @@ class Tracer:
         if hart.access.in_place:  # else `Hart` delivers every interrupt, and tells of it
             try:
                 self._detach.append(InterruptWatch(hart, see).close)
-            except inside.InsideError as e:
+            except EngineError as e:
                 self.missing = (f"interrupts that guest code takes are not traced: {e}",)
         if self._writer.wants_returns:
             ReturnWatch(hart, self._hooks, self._return)
@@ -180,7 +181,7 @@ class Tracer:
     def _attach_devices(self, machine: Machine) -> None:
         before, w, load = machine.device_listener, self._hart.words, self._hart.access.load
         access, label = self._hart.access, _Labels(machine)
-        access_pc = access.access_pc if isinstance(access, inside.InsideAccess) else lambda: None
+        access_pc = access.access_pc if isinstance(access, DirectAccess) else lambda: None
 
         # A machine that measures gives the time before the access too, by perf_counter_ns:
         # of use where the trace goes by that.
