@@ -25,7 +25,7 @@ from emu.board.instruction_clock import InstructionClock
 from emu.board.sstc import Sstc
 from emu.engine import calls
 from emu.engine.quick_register import QuickRegister
-from emu.hart import Hart
+from emu.hart import Hart, HartOptions
 from emu.ram import Ram
 from emu.spec.paging import PAGE_SIZE
 from emu.stop import Stop
@@ -43,15 +43,15 @@ class Machine:
     """``ram_size`` bytes of RAM, one hart, UART, finisher; ``output`` gets console bytes.
 
     ``deterministic``: time is the guest's own progress, see `emu.board.instruction_clock`.
-    ``poll_input`` gives the console bytes that have arrived, or none; ``access`` is
-    `emu.hart.Hart`'s. Raises ValueError for an impossible RAM size.
+    ``poll_input`` gives the console bytes that have arrived, or none; ``access``: the
+    hart's `HartOptions`, or of them that alone. Raises ValueError for an impossible RAM size.
     """
 
     def __init__(
         self,
         ram_size: int = board.RAM_SIZE_DEFAULT,
         output: Callable[[bytes], None] = lambda data: None,
-        access: str = "auto",
+        access: str | HartOptions = "auto",
         poll_input: Callable[[], bytes] | None = None,
         deterministic: bool = False,
     ) -> None:

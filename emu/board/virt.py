@@ -22,6 +22,7 @@ from emu.board.devices.virtio_blk import VirtioBlk
 from emu.board.devices.virtio_mmio import Virtio
 from emu.board.devices.virtio_rng import VirtioRng
 from emu.board.machine import Machine
+from emu.hart import HartOptions
 
 # The time at which deterministic runs begin: 2000-01-01, in ns since 1970.
 _EPOCH_NS = 946_684_800 * 1_000_000_000
@@ -73,7 +74,7 @@ class VirtBoard(Machine):
         disks: Sequence[DiskImage] = (),
         deterministic: bool = False,
         seed: int = 0,
-        access: str = "auto",
+        access: str | HartOptions = "auto",
         slots: Sequence[int | None] | None = None,
         virtio_legacy: bool = False,
     ) -> None:

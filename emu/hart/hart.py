@@ -23,6 +23,7 @@ from emu.engine.open_access import open_access
 from emu.engine.retired import Retired
 from emu.engine.stop_at_block import StopAtBlock
 from emu.hart.interrupts import Interrupts
+from emu.hart.options import HartOptions
 from emu.ram import Ram
 from emu.spec import csr as CSR
 from emu.spec import insn, trap, words
@@ -60,18 +61,19 @@ class HartError(Exception):
 class Hart:
     """One RV64GC hart on ``ram``.
 
-    ``access``: "auto", "inside" or "public", see `emu.engine.access`. ``words`` is the state,
-    indexed by `emu.spec.words`; outside of a run and inside handlers it is up to date, and
-    what is written there counts when the handler returns.
+    ``options``: `HartOptions`, or its ``access`` alone. ``words`` is the state, indexed by
+    `emu.spec.words`; outside of a run and inside handlers it is up to date, and what is
+    written there counts when the handler returns.
     """
 
-    def __init__(self, ram: Ram, access: str = "auto") -> None:
+    def __init__(self, ram: Ram, options: str | HartOptions = "auto") -> None:
         self.ram = ram
+        self.options = HartOptions.of(options)
         self.uc = Uc(ucc.UC_ARCH_RISCV, ucc.UC_MODE_RISCV64)
         self.uc.ctl_set_tcg_buffer_size(_TCG_BUFFER_SIZE)
         # With exits enabled and none set, no address ends a run (`until` would).
         self.uc.ctl_exits_enabled(True)
-        self.access = open_access(self.uc, access)
+        self.access = open_access(self.uc, self.options.access)
         self.words = self.access.words
         self.uc.mem_map_ptr(ram.base, ram.size, ucc.UC_PROT_ALL, ram.host_address)
         self.handlers: dict[int, Handler | None] = {3: None, 1: None}  # by target level

@@ -21,6 +21,7 @@ from emu.board.devices.virtio_mmio import Virtio
 from emu.board.memory_map import RAM_SIZE_DEFAULT
 from emu.board.virt import VirtBoard, slot_at
 from emu.debug.symbols import Symbols
+from emu.hart import HartOptions
 from emu.ram import host_memory
 from emu.spec.csr import Priv
 from firmware.enter import enter_supervisor
@@ -71,7 +72,7 @@ class BootOptions:
     ram_size: int = RAM_SIZE_DEFAULT
     deterministic: bool = False
     seed: int = 0
-    access: str = "auto"
+    hart: HartOptions = field(default_factory=HartOptions)
     output: Callable[[bytes], None] = lambda data: None
     symbols: Path | None = None
 
@@ -241,7 +242,7 @@ def _board(options: BootOptions, ram_size: int, deterministic: bool) -> VirtBoar
     disks = [DiskImage(disk.path, disk.mode) for disk in options.disks]
     slots = [disk.slot for disk in options.disks]
     return VirtBoard(
-        ram_size, options.output, disks, deterministic, options.seed, options.access, slots,
+        ram_size, options.output, disks, deterministic, options.seed, options.hart, slots,
         options.virtio_legacy,
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Any
 from emu.board import memory_map as board
 from emu.board.machine import Machine
 from emu.debug.symbols import Symbols
+from emu.hart import HartOptions
 from emu.spec.csr import Priv
 from emu.spec.paging import PagingMode
 from emu.stop import Stop, StopReason
@@ -45,12 +46,12 @@ FIRMWARE_SIZE = 2 << 20  # bytes at the start of RAM that a kernel leaves alone
 
 @dataclass
 class Options:
-    """What `pagewalk run` was told. ``ram_size`` in bytes; ``access``: see `emu.engine.access`."""
+    """What `pagewalk run` was told. ``ram_size`` in bytes."""
 
     paging: PagingMode
     ram_size: int
     machine: str | None = None
-    access: str = "auto"
+    hart: HartOptions = field(default_factory=HartOptions)
     output: Callable[[bytes], None] = lambda data: None
     log: Callable[[str], None] = lambda line: None  # what modules print
     boot_log: Callable[[str], None] = lambda line: None
@@ -144,7 +145,7 @@ def load_physical(machine: Machine, elf: Elf, lowest: int) -> int:
 
 def make_physical(elf: Elf, kind: str, options: Options) -> tuple[Machine, Symbols]:
     """A bare or firmware machine with ``elf`` loaded, at its reset. Raises ElfError."""
-    machine = Machine(options.ram_size, options.output, options.access, options.poll_input)
+    machine = Machine(options.ram_size, options.output, options.hart, options.poll_input)
     ram = machine.ram
     if kind == "firmware":
         entry = load_physical(machine, elf, ram.base + FIRMWARE_SIZE)
@@ -254,7 +255,7 @@ def boot_system(options: Options, arm: bool = True) -> System:
         options.output,
         options.log,
         options.read_input,
-        options.access,
+        options.hart,
         options.config | command_line.config,
         options.warn,
     )

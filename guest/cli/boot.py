@@ -22,7 +22,8 @@ from guest.boot.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, Disk, prepare, 
 from guest.boot.console import write_bytes
 from guest.boot.outcome import EXIT_WFI, Outcome, UsageError, describe
 from guest.boot.terminal import Output, say
-from guest.cli.kit import SizeParameter, hart_option, print_json, refuse_idle, timeout_option
+from guest.cli.hart_options import hart_options
+from guest.cli.kit import SizeParameter, print_json, refuse_idle, timeout_option
 from guest.cli.trace_options import TraceRequest, trace_options
 
 RAM_SIZE_DEFAULT = 256 << 20  # bytes
@@ -224,7 +225,7 @@ def register(main: click.Group) -> None:
         help="Write an ELF core for gdb at the end.",
     )
     @trace_options
-    @hart_option
+    @hart_options
     @click.option(
         "--json", "as_json", is_flag=True, help="One JSON object, the console's text in it."
     )

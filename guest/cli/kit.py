@@ -96,10 +96,3 @@ timeout_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output."
 )
-hart_option = click.option(
-    "--hart",
-    "access",
-    type=click.Choice(["auto", "inside", "public"]),
-    default="auto",
-    help="Way to the hart's state: QEMU's own, Unicorn's public interface, or the best there is.",
-)

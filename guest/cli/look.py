@@ -11,11 +11,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from emu.hart import HartOptions
 from emu.spec.paging import MODES, PagingMode
 from guest.boot import look
 from guest.boot.outcome import UsageError
 from guest.boot.runner import MACHINES, Options
-from guest.cli.kit import hart_option, paging_option, print_json, ram_option, refuse_idle
+from guest.cli.hart_options import hart_options
+from guest.cli.kit import paging_option, print_json, ram_option, refuse_idle
 from guest.cli.proc import boot_config, slab_option
 
 load_option = click.option(
@@ -72,7 +74,7 @@ class _Machine:
     ram_size: int
     machine: str | None
     slab: str
-    access: str
+    hart: HartOptions
 
     def tables(self, symbols: Path | None) -> look.Tables:
         names = look.load_symbols(symbols)
@@ -89,7 +91,7 @@ class _Machine:
             mode,
             self.ram_size,
             self.machine,
-            access=self.access,
+            hart=self.hart,
             output=lambda data: None,
             config=boot_config(self.slab),
         )
@@ -143,7 +145,7 @@ def register(main: click.Group) -> None:
                     help="Who holds which level: bare, firmware or kernel, see pagewalk run.",
                 ),
                 slab_option,
-                hart_option,
+                hart_options,
                 click.option(
                     "--json", "as_json", is_flag=True, help="JSON on standard output."
                 ),

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from emu.hart import HartOptions
 from emu.spec.csr import PRIV_NAMES
 from emu.spec.paging import MODES
 from guest.boot.console import KernelLog, poll_input, read_input, write_bytes
 from guest.boot.outcome import EXIT_BUG, Outcome, UsageError
 from guest.boot.runner import MACHINES, Options
+from guest.cli.hart_options import hart_options
 from guest.cli.kit import (
-    hart_option,
     json_option,
     paging_option,
     print_json,
@@ -71,7 +72,7 @@ _OF_KERNEL_MACHINE = ("paging", "slab", "append", "verbose", "then", "keep", "en
     help="Exit with 1 when the kernel reported a bug, or --then check failed. On by default.",
 )
 @timeout_option
-@hart_option
+@hart_options
 @json_option
 @click.pass_context
 def run(
@@ -90,7 +91,7 @@ def run(
     environment: tuple[str, ...],
     fail_on_bug: bool,
     timeout: float | None,
-    access: str,
+    hart: HartOptions,
     as_json: bool,
 ) -> None:
     """Run PROGRAM with ARGUMENTS; without one, the demo.
@@ -122,7 +123,7 @@ def run(
         MODES[paging],
         ram_size,
         machine,
-        access,
+        hart,
         output=output,
         log=log,
         trace=trace.attach,
@@ -225,7 +226,7 @@ def _outcome_json(outcome: Outcome, console: bytes, log: list[str]) -> dict[str,
 @ram_option
 @slab_option
 @append_option
-@hart_option
+@hart_options
 @json_option
 @click.pass_context
 def check(
@@ -236,7 +237,7 @@ def check(
     ram_size: int,
     slab: str,
     append: str,
-    access: str,
+    hart: HartOptions,
     as_json: bool,
 ) -> None:
     """Boot, run PROGRAM if one is given, then check every structure in RAM.
@@ -252,7 +253,7 @@ def check(
 
     log = KernelLog(lambda line: None)
     options = Options(
-        MODES[paging], ram_size, access=access, log=log, read_input=read_input, output=write_bytes,
+        MODES[paging], ram_size, hart=hart, log=log, read_input=read_input, output=write_bytes,
         config=boot_config(slab),
         append=append,
     )  # fmt: skip

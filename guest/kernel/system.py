@@ -18,6 +18,7 @@ import mm
 from emu.board.machine import Machine
 from emu.board.memory_map import TIMEBASE_HZ
 from emu.debug.symbols import Symbols
+from emu.hart import HartOptions
 from emu.spec import words as W
 from emu.spec.csr import MSTATUS_FS, MSTATUS_FS_INITIAL, MSTATUS_SIE, Priv
 from emu.spec.paging import PAGE_SIZE, SV39, PagingMode
@@ -74,7 +75,7 @@ class System:
         output: Callable[[bytes], None] = lambda data: None,
         log: Callable[[str], None] = lambda line: None,
         read_input: Callable[[int], bytes] = lambda size: b"",
-        access: str = "auto",
+        access: str | HartOptions = "auto",
         config: Mapping[str, Any] | None = None,
         warn: Callable[[str], None] = lambda line: None,
     ) -> None:

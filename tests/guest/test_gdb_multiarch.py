@@ -19,6 +19,7 @@ from progress import wait_until
 
 from emu.board.machine import Machine
 from emu.debug.gdb.server import GdbServer
+from emu.hart import HartOptions
 from emu.spec.paging import SV39
 from emu.stop import Stop, StopReason
 from guest import build
@@ -96,7 +97,7 @@ class Target:
     def __init__(self, kernel: Path, access: str) -> None:
         self.kernel = kernel
         self.output = bytearray()
-        options = Options(SV39, 16 << 20, output=self.output.extend, access=access)
+        options = Options(SV39, 16 << 20, output=self.output.extend, hart=HartOptions(access))
         elf = elf_file.load(kernel)
         self.machine: Machine
         self.machine, symbols = make_physical(elf, "firmware", options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from guest_kit import guest, load
 
+from emu.hart import HartOptions
 from emu.spec.paging import SV39
 from emu.stop import StopReason
 from guest import build
@@ -110,7 +111,7 @@ def boot(elf: Elf, access: str = "auto", machine: str | None = None) -> tuple[Ou
         SV39,
         RAM_SIZE,
         machine,
-        access=access,
+        hart=HartOptions(access),
         output=console.extend,
         poll_input=lambda: waiting.pop() if waiting else b"",
     )

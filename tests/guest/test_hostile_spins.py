@@ -23,6 +23,7 @@ from hostile_kit import (
 )
 from progress import stopped_when_stuck, wait_until
 
+from emu.hart import HartOptions
 from emu.stop import StopReason
 from guest.boot.boot import BootOptions, prepare
 from guest.boot.session import ESCAPE, Session
@@ -64,8 +65,8 @@ SPINS = {
 }
 # Options of the board.
 WAYS: dict[str, dict[str, Any]] = {
-    "inside": {"access": "inside"},
-    "public": {"access": "public"},
+    "inside": {"hart": HartOptions("inside")},
+    "public": {"hart": HartOptions("public")},
     "deterministic": {"deterministic": True},
 }
 
@@ -165,7 +166,9 @@ def test_jumps_into_nothing(vector: str, mode: str, access: str, tmp_path: Path)
         code[at : at + 8] = target.to_bytes(8, "little")
         path.write_bytes(code)
         kernel, bios = (None, path) if mode == "m" else (path, "python")
-        booted = prepare(BootOptions(kernel, bios=bios, ram_size=RAM_SIZE, access=access))
+        booted = prepare(
+            BootOptions(kernel, bios=bios, ram_size=RAM_SIZE, hart=HartOptions(access))
+        )
         with closing(booted.board) as board:
             # The first half of an instruction of 4 bytes, for the jump over the end.
             board.ram.write(RAM + RAM_SIZE - 2, b"\x13\x00")

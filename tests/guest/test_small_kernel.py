@@ -19,6 +19,7 @@ import pytest
 from click.testing import Result
 from progress import stopped_when_stuck
 
+from emu.hart import HartOptions
 from emu.stop import StopReason
 from guest import build
 from guest.boot.boot import BootOptions, Disk, prepare
@@ -119,7 +120,7 @@ def test_session(disk: Path, access: str, timer: str, version: int, deterministi
             append="clint" if timer == "CLINT" else None,
             ram_size=16 << 20,
             deterministic=deterministic,
-            access=access,
+            hart=HartOptions(access),
             output=output,
         )
     )
