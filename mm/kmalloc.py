@@ -175,7 +175,7 @@ class Kmalloc:
         """kmalloc_array of zeroed memory."""
         return self.kmalloc_array(n, size, gfp | GFP_ZERO)
 
-    def krealloc(self, va: int, size: int, gfp: int = GFP_KERNEL) -> int | None:
+    def krealloc(self, va: int | None, size: int, gfp: int = GFP_KERNEL) -> int | None:
         """An allocation of ``size`` bytes with the contents of the one at ``va``, which is
         gone unless it is the same; None without memory: then ``va`` is as it was.
 
@@ -190,7 +190,7 @@ class Kmalloc:
         if size == 0:
             self.kfree(va)
             return ZERO_SIZE_PTR
-        if va in (0, ZERO_SIZE_PTR):
+        if not va or va == ZERO_SIZE_PTR:
             return self.kmalloc(size, gfp)
         old, asked = self._sizes_of(va)
         if old >= size:
@@ -233,17 +233,17 @@ class Kmalloc:
             raise BadFree(va, "not memory of kmalloc (foreign, or freed already)")
         return pfn, u64[i + W_OWNER] & 0xFFFF
 
-    def kfree(self, va: int) -> None:
-        """Free what kmalloc gave; 0 and ZERO_SIZE_PTR are fine. Raises BadFree."""
-        if va in (0, ZERO_SIZE_PTR) or self.slab.kfree(va):
+    def kfree(self, va: int | None) -> None:
+        """Free what kmalloc gave; NULL (0, None) and ZERO_SIZE_PTR are fine. Raises BadFree."""
+        if not va or va == ZERO_SIZE_PTR or self.slab.kfree(va):
             return
         self.buddy.free_pages(*self._large(va))
         if self.slab.kmemleak:
             self.slab.kmemleak.free(va)
 
-    def ksize(self, va: int) -> int:
+    def ksize(self, va: int | None) -> int:
         """The bytes that may be used of an allocation. Raises BadFree for none of kmalloc's."""
-        if va in (0, ZERO_SIZE_PTR):
+        if not va or va == ZERO_SIZE_PTR:
             return 0
         cache = self.slab.cache_of(va)
         if cache is not None:

@@ -595,12 +595,12 @@ class Vmalloc:
 
     # taking them down
 
-    def vfree(self, va: int) -> None:
-        """Free what vmalloc gave; 0 is fine. Raises BadFree, nothing changed.
+    def vfree(self, va: int | None) -> None:
+        """Free what vmalloc gave; 0 and None are NULL, and fine. Raises BadFree, nothing changed.
 
         No flush: see "Lazy unmapping" above.
         """
-        if va == 0:
+        if not va:
             return
         area = self.find_vm_area(va)
         if area is None or area.addr != va:
@@ -609,12 +609,12 @@ class Vmalloc:
             raise BadFree(va, "vfree of an area that vmap made: vunmap takes it down")
         self._remove(area)
 
-    def vunmap(self, va: int) -> None:
-        """Take down what vmap made; the frames stay the caller's. 0 is fine.
+    def vunmap(self, va: int | None) -> None:
+        """Take down what vmap made; the frames stay the caller's. 0 and None are NULL, and fine.
 
         Raises BadFree, nothing changed, for any other address.
         """
-        if va == 0:
+        if not va:
             return
         area = self.find_vm_area(va)
         if area is None or area.addr != va:

@@ -57,6 +57,7 @@ from mm.page import (
 from mm.pgtable import MmStruct
 from mm.vma import VM_EXEC, VM_READ, VM_WRITE
 from mm.vmalloc import VM_LAZY_FREE, VM_MAP, VmStruct
+from mm.zone import MAX_PAGE_ORDER
 
 MAPPINGS_SHOWN = 16
 
@@ -363,18 +364,19 @@ def _head_of(kernel: Kernel, pfn: int) -> tuple[int | None, int, bool]:
     The head is None when no block around it says so.
     """
     space, u64 = kernel.space, kernel.ram.u64
-    for order in range(11):
+    for order in range(MAX_PAGE_ORDER + 1):
         head = pfn & -(1 << order)
         if not space.pfn_valid(head):
             break
         i = space.page_index(head)
         word = u64[i + W_TYPE_REF]
         if word == BUDDY_WORD:
-            if head + (1 << u64[i + W_PRIVATE]) > pfn:
-                return head, u64[i + W_PRIVATE], True
+            free = u64[i + W_PRIVATE]
+            if free <= MAX_PAGE_ORDER and head + (1 << free) > pfn:
+                return head, free, True
         elif word >> 32:
             owned = u64[i + W_OWNER] & 0xFFFF
-            if head + (1 << owned) > pfn:
+            if owned <= MAX_PAGE_ORDER and head + (1 << owned) > pfn:
                 return head, owned, False
     for order in range(4):  # heads of per-CPU lists look like tails but for their link
         head = pfn & -(1 << order)

@@ -13,6 +13,7 @@ import mm
 from emu.ram import RAM_BASE, Ram, RamError
 from mm.errors import CorruptionError, MmError
 from mm.kmalloc import KMALLOC_SIZES
+from mm.page import BUDDY_WORD, W_PRIVATE, W_TYPE_REF
 from mm.proc import FILES, maps
 from mm.vmalloc import VmStruct
 from mm.what import what
@@ -261,3 +262,38 @@ def test_a_cache_of_kmalloc_under_slob() -> None:
     k.vmcoreinfo.kmalloc_caches[3] = k.vmcoreinfo.mm_cachep
     with pytest.raises(CorruptionError, match=r"vmcoreinfo .*kmalloc_caches\[3\]"):
         mm.attach(k.ram)
+
+
+@pytest.mark.parametrize("order", [11, 63, 1 << 32, (1 << 64) - 1])
+def test_a_free_block_of_an_impossible_order(order: int) -> None:
+    """`what` once computed 2 to the power of whatever stood there."""
+    kernel = mm.boot(Ram(16 << 20), mm.Config())
+    pfn = kernel.buddy.alloc_pages(0xCC0, 3)
+    assert pfn is not None
+    kernel.buddy.free_pages(pfn, 3)
+    ram = kernel.ram
+    heads = [
+        p
+        for p in range(kernel.space.start_pfn, kernel.space.start_pfn + (ram.size >> 12))
+        if ram.u64[kernel.space.page_index(p) + W_TYPE_REF] == BUDDY_WORD
+    ]
+    assert heads
+    for head in heads:
+        ram.u64[kernel.space.page_index(head) + W_PRIVATE] = order
+        assert "order" not in str(what(kernel, kernel.va(head << 12)))
+
+
+@pytest.mark.parametrize("slab", ["slub", "slab", "slob"])
+def test_what_an_allocation_without_memory_gives_can_be_freed(slab: str) -> None:
+    """None is NULL, as 0 is: kfree, vfree and their like do nothing with it."""
+    kernel = mm.boot(Ram(16 << 20), mm.Config(slab=slab))
+    assert kernel.vmalloc(64 << 20) is None
+    for null in (None, 0):
+        kernel.kfree(null)
+        kernel.vfree(null)
+        kernel.vunmap(null)
+        assert kernel.ksize(null) == 0
+        va = kernel.krealloc(null, 100)
+        assert va
+        kernel.kfree(va)
+    mm.check(kernel)
