@@ -289,12 +289,14 @@ def compile_user_file(source: Path, folder: Path, machine: str | None = None) ->
     return output
 
 
-def _build_code(name: str, source: Path, base: int, scratch: Path) -> None:
-    """A few instructions as a flat binary: firmware and reset code."""
-    made = scratch / f"{name}.o"
+def build_code(source: Path, base: int, scratch: Path) -> bytes:
+    """A few instructions as flat code that runs at ``base`` (PA): firmware, reset code, what
+    somebody assembles. Raises BuildError."""
+    made, output = scratch / f"{source.stem}.o", scratch / f"{source.stem}.bin"
     compile_object(source, made)
     script = ("--defsym", f"BASE={base:#x}", "-T", str(FIRMWARE / "rom.ld"))
-    link([made], BUILT / f"{name}.bin", ("--oformat", "binary", *script))
+    link([made], output, ("--oformat", "binary", *script))
+    return output.read_bytes()
 
 
 def write_headers() -> None:
@@ -327,8 +329,9 @@ def build_all() -> None:
             made = BUILT / "runtime" / _runtime_digest() / kind.name
             made.mkdir(parents=True)
             _runtime(kind, scratch)
-        _build_code("reset", FIRMWARE / "reset.S", 0x1000, scratch)
-        _build_code("start", FIRMWARE / "start.S", 0x8000_0000, scratch)
+        for name, base in (("reset", 0x1000), ("start", 0x8000_0000)):
+            code = build_code(FIRMWARE / f"{name}.S", base, scratch)
+            (BUILT / f"{name}.bin").write_bytes(code)
         head = scratch / "head.o"
         compile_object(RUNTIME / "head.S", head)
         link([head], BUILT / "head.elf", ("-T", str(RUNTIME / "head.ld")))

@@ -49,13 +49,14 @@ def sleep(seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
-    """SIGINT stops ``hart`` at its next block; the run returns INTERRUPTED.
+def stop_on_ctrl_c(hart: Hart) -> Iterator[threading.Event]:
+    """SIGINT stops ``hart`` at its next block; the run returns INTERRUPTED, and the event is set.
 
     Does nothing outside of the main thread, where signals cannot be handled.
     """
+    came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -69,6 +70,7 @@ def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
     def wait_for_signal() -> None:
         while data := ours.recv(16):
             if signal.SIGINT in data:
+                came.set()
                 _stop_until(done, hart)
 
     thread = threading.Thread(target=wait_for_signal, name="ctrl-c", daemon=True)
@@ -76,7 +78,7 @@ def stop_on_ctrl_c(hart: Hart) -> Iterator[None]:
     old_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     thread.start()
     try:
-        yield
+        yield came
     finally:
         signal.set_wakeup_fd(old_fd)
         signal.signal(signal.SIGINT, old_handler)

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,75 +17,17 @@ import click
 from emu.board.memory_map import VIRTIO
 from emu.stop import ORDERLY, Stop, StopReason
 from guest.boot import session as boot_session
-from guest.boot.boot import BIOS_NONE, BIOS_PYTHON, BootOptions, Disk, prepare, resume
+from guest.boot.boot import BIOS_PYTHON, BootOptions, Disk, prepare, resume
 from guest.boot.console import write_bytes
+from guest.boot.find import complete_linux, find_bios, find_kernel
 from guest.boot.outcome import EXIT_WFI, Outcome, UsageError, describe
-from guest.boot.terminal import Output, say
+from guest.boot.terminal import Output
 from guest.cli.hart_options import hart_options
 from guest.cli.kit import SizeParameter, print_json, refuse_idle, timeout_option
 from guest.cli.trace_options import TraceRequest, trace_options
 
 RAM_SIZE_DEFAULT = 256 << 20  # bytes
-OPENSBI = "opensbi"
 _KEPT_SIZE = 16 << 20  # bytes of the console's text in --json
-
-
-def find_kernel(name: str, bios: str = BIOS_NONE) -> tuple[Path, bytes | None]:
-    """The file for what the user typed; and the ELF, if that is C or assembly, a file or folder.
-
-    ``bios``: the firmware, as the user named it. Raises UsageError.
-    """
-    from guest.image import names
-
-    if not name:
-        raise UsageError("the kernel's name is empty")
-    path = Path(name)
-    is_name = name in names.FETCHED or names.shipped_guest(name) is not None
-    if path.is_file() or (path.exists() and not is_name):
-        try:
-            return path, _compiled_kernel(path, name)
-        except UsageError as e:
-            raise UsageError(f"{e}{names.hides(name, 'boot')}") from None
-    if path.exists():  # a changed copy of the tiny kernel, for one, may have its name
-        say(f"{name}: the one that comes with pagewalk; for the folder give ./{name}")
-    if name in names.FETCHED:
-        found = _fetched()
-        return Path(found.kernel if name == "linux" else found.uboot), None
-    known = names.shipped_guest(name)
-    if known is not None:
-        if why := names.shipped_not_to_boot(known, name, bios == BIOS_NONE):
-            raise UsageError(why)
-        return known, None
-    raise UsageError(
-        f"{name}: no such file{names.near(name, 'boot')}; by name there are "
-        f"{', '.join(names.FETCHED)} (pagewalk fetch) and the guests of pagewalk list"
-    )
-
-
-def _compiled_kernel(path: Path, name: str) -> bytes | None:
-    """The ELF of sources; None for a file that is to be booted as it is. Raises UsageError."""
-    from guest import build
-    from guest.image import names
-
-    if not path.is_dir() and path.suffix not in build.SOURCE_SUFFIXES:
-        if why := names.not_to_boot(path, name):
-            raise UsageError(why)
-        return None
-    try:
-        return build.compiled(path, "firmware")
-    except build.BuildError as e:
-        raise UsageError(f"{name}: {str(e).removeprefix(f'{path}: ')}") from None
-    except OSError as e:
-        raise UsageError(f"{name}: {e.strerror or e}") from None
-
-
-def _fetched() -> Any:
-    from guest.distro.fetch import FetchError, guests
-
-    try:
-        return guests(fetch=False)
-    except FetchError as e:
-        raise UsageError(str(e)) from None
 
 
 class DiskParameter(click.ParamType[Disk]):
@@ -283,9 +224,9 @@ def _boot(
             output=console.write if as_json else output.write if output else write_bytes,
             **plain,
         )
-        options.bios = _find_bios(bios)
+        options.bios = find_bios(bios)
         if kernel == "linux":
-            _complete_linux(options)
+            complete_linux(options)
         booted = prepare(options) if load is None else resume(options, load)
         open_things.callback(booted.board.close)
         if dump_dtb is not None:
@@ -380,29 +321,6 @@ def _has_ram(path: Path, size: int) -> bool:
         return snapshot.ram_size_of(path) == size
     except snapshot.SnapshotError:  # told when it is loaded
         return False
-
-
-def _find_bios(name: str) -> str | Path:
-    if name in (BIOS_PYTHON, BIOS_NONE):
-        return name
-    if Path(name).exists():
-        return Path(name)
-    if name == OPENSBI:
-        return Path(_fetched().opensbi_dynamic)
-    near = get_close_matches(name.lower(), (BIOS_PYTHON, BIOS_NONE, OPENSBI), 1)
-    raise UsageError(
-        f"--bios {name}: No such file or directory" + (f"; did you mean {near[0]}?" if near else "")
-    )
-
-
-def _complete_linux(options: BootOptions) -> None:
-    """What the fetched kernel needs and the user has not said."""
-    from guest.distro.initramfs import make_initramfs
-
-    if options.initrd is None:
-        options.initrd_data = make_initramfs(_fetched())
-    if options.append is None and options.dtb is None:
-        options.append = "console=ttyS0"
 
 
 @contextlib.contextmanager

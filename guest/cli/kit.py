@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -12,11 +11,9 @@ import click
 from click.core import ParameterSource
 
 from emu.board.memory_map import RAM_SIZE_DEFAULT
+from emu.board.ram_size import parse_ram_size
 from emu.spec.paging import MODES
 from guest.boot.outcome import UsageError
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE_PATTERN = re.compile(r"(0x[0-9a-f]+|\d+)([kmgt]?)(i?b)?", re.IGNORECASE)
 
 
 class SizeParameter(click.ParamType[int]):
@@ -27,18 +24,10 @@ class SizeParameter(click.ParamType[int]):
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         if isinstance(value, int):
             return value
-        match = _SIZE_PATTERN.fullmatch(value.strip())
-        if match is None:
-            self.fail(f"{value!r} is no size: give bytes, or a number with K, M, G or T")
-        size = int(match[1], 0) * _UNITS[match[2].upper()]
-        if size == 0:
-            self.fail("a machine without RAM cannot run: give at least one page, 4K")
-        if size % 4096:
-            meant = f": did you mean {match[1]}M?" if not match[2] else ""
-            self.fail(f"{value!r} is not a whole number of 4 KiB pages{meant}")
-        if size > 1 << 50:
-            self.fail(f"{value!r} is more than 1 PiB")
-        return size
+        try:
+            return parse_ram_size(value)
+        except ValueError as e:
+            self.fail(str(e))
 
 
 def refuse_idle(ctx: click.Context, names: Iterable[str], why: str) -> None:

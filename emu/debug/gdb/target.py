@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from emu.hart import Hart, HartError
-from emu.spec import csr as CSR
+from emu.hart import csr_access as CSR
 from emu.spec import words
 from emu.spec.csr import Priv
-from emu.spec.paging import mode_of_satp
 
 _FPR_NAMES = (
     *(f"ft{i}" for i in range(8)),
@@ -23,20 +22,6 @@ _FPR_NAMES = (
     *("ft8", "ft9", "ft10", "ft11"),
 )
 _POINTERS = {"ra": "code_ptr", "sp": "data_ptr", "gp": "data_ptr", "tp": "data_ptr"}
-# fflags, frm and fcsr are CSRs that gdb wants beside the floating-point registers.
-_FP_CSRS = (("fflags", 0x001), ("frm", 0x002), ("fcsr", 0x003))
-_MORE_CSRS = {
-    **{0x3A0 + i: f"pmpcfg{i}" for i in (0, 2)},
-    **{0x3B0 + i: f"pmpaddr{i}" for i in range(16)},
-    **{0xF11: "mvendorid", 0xF12: "marchid", 0xF13: "mimpid"},
-}
-# Where a CSR is when only the words can be reached.
-_CSR_WORDS = {
-    CSR.MSTATUS: words.MSTATUS, CSR.MIE: words.MIE, CSR.MIDELEG: words.MIDELEG,
-    CSR.MEDELEG: words.MEDELEG, CSR.STVAL: words.STVAL, CSR.MTVAL: words.MTVAL,
-    CSR.STVEC: words.STVEC, CSR.SEPC: words.SEPC, CSR.SCAUSE: words.SCAUSE,
-    CSR.MTVEC: words.MTVEC, CSR.MEPC: words.MEPC, CSR.MCAUSE: words.MCAUSE,
-}  # fmt: skip
 _M64 = (1 << 64) - 1
 CORE_COUNT = 33  # x0 to x31 and pc: what a `g` packet holds
 
@@ -66,8 +51,8 @@ class Registers:
         cpu = [self._word(name, words.GPR + i) for i, name in enumerate(words.ABI_NAMES)]
         cpu.append(_Register("pc", 8, "code_ptr", lambda: hart.pc, self._write_pc))
         fpu = [self._word(name, words.FPR + i, "riscv_double") for i, name in enumerate(_FPR_NAMES)]
-        fpu += [self._csr(name, number, 4) for name, number in _FP_CSRS]
-        names = sorted({**CSR.NAMES, **_MORE_CSRS}.items())
+        fpu += [self._csr(name, number, 4) for number, name in CSR.FP_CSRS.items()]
+        names = sorted(CSR.NAMES.items())
         csr = [self._csr(name, number) for number, name in names if self._has(number)]
         virtual = [_Register("priv", 8, "int", lambda: int(hart.priv), self._write_priv, False)]
         self._features = (("cpu", cpu), ("fpu", fpu), ("csr", csr), ("virtual", virtual))
@@ -127,9 +112,10 @@ class Registers:
             except HartError:
                 return None
 
-        return _Register(
-            name, size, f"uint{size * 8}", read, lambda v: self._write_csr(number, v), False
-        )
+        def write(value: int) -> None:
+            CSR.write_csr(self._hart, number, value)
+
+        return _Register(name, size, f"uint{size * 8}", read, write, False)
 
     def _has(self, number: int) -> bool:
         try:
@@ -145,25 +131,7 @@ class Registers:
         if value not in (Priv.U, Priv.S, Priv.M):
             raise ValueError(f"there is no privilege level {value}")
         self._hart.words[words.PRIV] = value
-        self._state_changed()
-
-    def _write_csr(self, number: int, value: int) -> None:
-        hart = self._hart
-        if number == CSR.SATP:
-            mode_of_satp(value)  # the engine would abort the host on a reserved mode
-            hart.set_satp(value)
-        elif hart.access.csr(number, value) is None:
-            if number not in _CSR_WORDS:
-                raise ValueError(f"CSR {CSR.NAMES.get(number, hex(number))} cannot be written")
-            hart.words[_CSR_WORDS[number]] = value
-        self._state_changed()
-
-    def _state_changed(self) -> None:
-        # Translations depend on the privilege and on fields of mstatus, and so does which
-        # interrupt comes next.
-        self._hart.access.store()
-        self._hart.access.flush_tlb()
-        self._hart.present()
+        CSR.state_changed(self._hart)
 
 
 _NO = '"no"'
