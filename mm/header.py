@@ -10,7 +10,6 @@ from __future__ import annotations
 from mm import gfp, page
 from mm.addrspace import KERNEL_IMAGE_OFFSET, KERNEL_LINK_ADDR, MODULES_END, MODULES_VADDR
 from mm.fault_inject import FaultAttr, FaultState
-from mm.kernel import VMCOREINFO_MAGIC, VMCOREINFO_VERSION, Vmcoreinfo
 from mm.kmalloc import KMALLOC_SIZES, ZERO_SIZE_PTR
 from mm.kmemleak import KmemleakObject
 from mm.layout import ListHead, Struct
@@ -32,6 +31,7 @@ from mm.slab.structs import (
 )
 from mm.vma import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE, VmArea
 from mm.vmalloc import VmStruct
+from mm.vmcoreinfo import VMCOREINFO_MAGIC, VMCOREINFO_VERSION, Vmcoreinfo
 from mm.zone import (
     MAX_PAGE_ORDER,
     MIGRATE_PCPTYPES,

@@ -1,203 +1,62 @@
-"""The root of the memory manager: boot it on any RAM, or find one that is there.
+"""A memory manager that is in RAM: the object through which all of it is reached.
 
-    ram.base                                    ram.base + 2 MiB
-    +-------------------+-----------------------+------------+--------------+------ ... --+
-    | firmware (nomap)  | free                  | vmcoreinfo | image        | free        |
-    +-------------------+-----------------------+------------+--------------+------ ... --+
-     ... ---------------+---------+---------+----------+
-     free               | boot    | memmap  | memblock |   top of RAM, by memblock_alloc
-     ... ---------------+---------+---------+----------+
-
-``struct vmcoreinfo`` is where everything starts: the first page of the kernel image, at VA
-KERNEL_LINK_ADDR (read-only) in every paging mode. From it ``attach`` rebuilds the Kernel
-object; ``boot`` writes RAM and then attaches to what it wrote, so there is one way in.
+``attach`` rebuilds it from ``struct vmcoreinfo`` (vmcoreinfo.py); ``boot`` (boot.py) writes
+RAM first.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from emu.ram import Ram
-from emu.spec.paging import PAGE_SHIFT, PAGE_SIZE, SV39, PagingMode
+from emu.spec.paging import PAGE_SHIFT, PAGE_SIZE
 from mm.addrspace import (
-    KERNEL_END,
     KERNEL_IMAGE_OFFSET,
-    KERNEL_LINK_ADDR,
     LAYOUTS,
-    MODULES_END,
-    MODULES_VADDR,
     PAGE_STRUCT_SIZE,
-    PKMAP_SIZE,
     Space,
     layout_for,
 )
+from mm.boot_log import boot_log
 from mm.buddy import Buddy
 from mm.compaction import Compaction
 from mm.errors import BadAddress, CorruptionError, MmError, wild_access
-from mm.fault_inject import FaultInjection, FaultState
-from mm.gfp import ZoneType
+from mm.fault_inject import FaultInjection
 from mm.hart import HartOps, NoHart
 from mm.highmem import Highmem
-from mm.kmalloc import NR_KMALLOC_CACHES, Kmalloc
+from mm.kmalloc import Kmalloc
 from mm.kmemleak import Kmemleak
-from mm.layout import IntArray, ListHead, Struct, nested, ptr, ptr_array, u64
+from mm.layout import IntArray
 from mm.lists import Lists
-from mm.memblock import MEMBLOCK_NOMAP, MEMBLOCK_SIZE, Memblock
+from mm.memblock import Memblock
 from mm.page import (
-    ALLOCATED_WORD,
-    PG_RESERVED,
-    W_FLAGS,
-    W_TYPE_REF,
     Page,
-    zone_flags,
-)
-from mm.page_ext import (
-    NR_STACK_RECORDS,
-    PageAllocInfo,
-    PageOwnerRecord,
-    Pkmap,
-    StackRecord,
 )
 from mm.pgtable import (
-    PAGE_KERNEL,
-    PAGE_KERNEL_EXEC,
-    PAGE_KERNEL_READ,
     MmStruct,
     PageTables,
 )
 from mm.slab import (
-    SLAB_ACCOUNT,
-    SLAB_HWCACHE_ALIGN,
-    SLAB_KINDS,
-    SLAB_NO_MERGE,
     SlabAllocator,
 )
-from mm.slab.common import parse_slub_debug
 from mm.slab.slab import Slab
 from mm.slab.slob import Slob
 from mm.slab.slub import Slub
-from mm.slab.structs import OPTION_HARDENED, OPTION_NOMERGE, SlabRoot
 from mm.uaccess import Uaccess
-from mm.vma import AddressSpaces, VmArea
-from mm.vmalloc import Vmalloc, VmStruct
+from mm.vma import AddressSpaces
+from mm.vmalloc import Vmalloc
+from mm.vmcoreinfo import VMCOREINFO_MAGIC, VMCOREINFO_VERSION, Vmcoreinfo, trust_root, trust_zones
 from mm.zone import (
-    DEFAULT_ZONES,
-    MAX_ORDER_NR_PAGES,
-    PAGEBLOCK_ORDER,
-    ZONE_NAMES,
     Zone,
-    ZoneConfig,
-    highmem_start,
-    min_free_kbytes,
-    setup_pageset,
-    setup_per_zone_lowmem_reserve,
-    setup_per_zone_wmarks,
-    zone_ranges,
 )
 
-VMCOREINFO_MAGIC = int.from_bytes(b"pagewalk", "little")
-VMCOREINFO_VERSION = 1
-MIN_RAM_SIZE = 8 << 20
-MEMMAP_ALIGN = 2 << 20
-MAX_ZONES = 5
 # The struct pages of the memmap's own frames, after this many, are left zero like those of
 # deferred free blocks: they are 1/64 of RAM. Being reserved they are known by memblock.
 MEMMAP_INIT_PAGES = 1024
 
 SLAB_ALLOCATORS: tuple[type[SlabAllocator], ...] = (Slub, Slab, Slob)  # as SLAB_KINDS
 LOG_LINES = 4096  # that kernel.messages keeps
-
-IMAGE_PROT = {"r": PAGE_KERNEL_READ, "rx": PAGE_KERNEL_EXEC, "rw": PAGE_KERNEL}
-
-
-class Vmcoreinfo(Struct, c_name="vmcoreinfo"):
-    """The root of everything. ``*_pa`` are PAs, pointers are VAs, sizes are in bytes."""
-
-    magic = u64()
-    version = u64()
-    ram_base = u64()
-    ram_size = u64()
-    satp_mode = u64()
-    page_offset = u64()
-    vmemmap = ptr("struct page")
-    start_pfn = u64()  # the PFN of vmemmap[0]
-    memmap_pa = u64()
-    vmalloc_start = u64()
-    vmalloc_end = u64()
-    nr_zones = u64()
-    zones = ptr("struct zone")
-    zones_pa = u64()
-    pageblock_flags = ptr("uint8_t")  # a byte for each pageblock: migratetype ^ 1
-    pageblock_pa = u64()
-    memblock = ptr("struct memblock")
-    memblock_pa = u64()
-    swapper_pg_dir_pa = u64()
-    init_mm = ptr("struct mm_struct")
-    slab_caches = nested(ListHead)
-    mmlist = nested(ListHead)
-    vmap_area_list = nested(ListHead)
-    mm_cachep = ptr("struct kmem_cache")
-    vm_area_cachep = ptr("struct kmem_cache")
-    vmap_area_cachep = ptr("struct kmem_cache")
-    kmalloc_caches = ptr_array("struct kmem_cache", NR_KMALLOC_CACHES)
-    asid_next = u64()
-    purge_vmap_area_list = nested(ListHead)  # areas that wait for a flush
-    vmap_lazy_nr = u64()  # and their pages
-    page_alloc = nested(PageAllocInfo)
-    fault_injection = nested(FaultState)
-    slab_root = nested(SlabRoot)
-
-
-@dataclass(frozen=True)
-class ImageSegment:
-    """A part of the kernel image, already in RAM at ``pa``, linked to run at ``va``.
-
-    ``va - KERNEL_LINK_ADDR`` equals ``pa - ram.base - 2 MiB``; ``prot`` is "r", "rx" or
-    "rw". Starts on a page and takes whole pages (``size`` in bytes is rounded up).
-    """
-
-    pa: int
-    va: int
-    size: int
-    prot: str
-
-    @property
-    def end(self) -> int:
-        """PA of the first byte after its last page."""
-        return -(-(self.pa + self.size) // PAGE_SIZE) * PAGE_SIZE
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a machine is booted with. ``firmware_size`` in bytes, from the start of RAM, at
-    most 2 MiB; ``reserved``: further ``(pa, size)`` that nobody may allocate.
-
-    ``min_free_kbytes``: None is Linux's formula, 0 no reserves. ``direct_map_end``: the PA
-    from which on RAM has no address, where zone HighMem starts unless it is given.
-
-    ``slab``: "slub", "slab" or "slob". ``slub_debug``: "FZPU" or a part of it, for some
-    caches "FZ,kmalloc-64"; "" is FZPU. ``slab_freelist_hardened``: SLUB's free pointers are
-    stored xored. ``kmemleak``: every allocation is recorded, to say who leaked what.
-    """
-
-    paging: PagingMode = SV39
-    zones: ZoneConfig = DEFAULT_ZONES
-    firmware_size: int = 2 << 20
-    image: tuple[ImageSegment, ...] = ()
-    reserved: tuple[tuple[int, int], ...] = ()
-    eager: bool = False  # list every free block at boot (to compare with)
-    pcp: bool = True  # per-CPU page lists
-    min_free_kbytes: int | None = None
-    direct_map_end: int | None = None
-    page_owner: bool = False
-    page_poison: bool = False
-    slab: str = "slub"
-    slub_debug: str | None = None
-    slab_nomerge: bool = False
-    slab_freelist_hardened: bool = False
-    kmemleak: bool = False
 
 
 class Kernel:
@@ -222,7 +81,7 @@ class Kernel:
         mode = {m.satp_mode: m for m in LAYOUTS}.get(info.satp_mode)
         if mode is None:
             raise CorruptionError("vmcoreinfo", info_pa, f"satp_mode {info.satp_mode:#x}")
-        _trust_root(ram, info)
+        trust_root(ram, info)
         self.ram = ram
         self.hart = hart
         self.mode = mode
@@ -232,7 +91,7 @@ class Kernel:
         self.lists = Lists(self.space)
         self.memblock = Memblock(ram, info.memblock_pa)
         self.zones = [Zone(ram, info.zones_pa + i * Zone.SIZE) for i in range(info.nr_zones)]
-        _trust_zones(self.space, self.zones)
+        trust_zones(self.space, self.zones)
         self.buddy = Buddy(
             self.space, self.lists, self.zones, info.pageblock_pa, info.page_alloc, self.printk
         )
@@ -402,178 +261,7 @@ class Kernel:
     @property
     def log(self) -> list[str]:
         """The boot messages, in dmesg's style; made from what is in RAM."""
-        return list(_boot_log(self))
-
-
-def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) -> Kernel:
-    """Build the memory manager in ``ram`` and return it.
-
-    The memmap is taken to be zero, as fresh RAM is; a kernel that was booted before in the
-    same RAM is recognised and its remains are cleared. Raises ValueError when RAM is too
-    small (below 8 MiB) or too large for the mode, or when the config contradicts itself.
-    """
-    config = config or Config()
-    hart = hart or NoHart()
-    slab_type = _slab_type(config)
-    layout = layout_for(config.paging, ram.size)
-    info_pa = ram.base + KERNEL_IMAGE_OFFSET
-    if ram.size < MIN_RAM_SIZE:
-        raise ValueError(f"RAM of {ram.size >> 10} KiB: the kernel needs at least 8 MiB")
-    taken = _check_config(ram, config)
-    high = _high_memory(ram, config)
-    was_booted = ram.read64(info_pa) == VMCOREINFO_MAGIC
-
-    # The memory map, at the top of RAM.
-    memblock_pa = _highest_hole(ram, taken, MEMBLOCK_SIZE, high)
-    memblock = Memblock.create(ram, memblock_pa, layout.page_offset)
-    memblock.memblock_add(ram.base, ram.size)
-    memblock.memblock_reserve(memblock_pa, MEMBLOCK_SIZE)
-    for start, end in taken:
-        memblock.memblock_reserve(start, end - start)
-    if config.firmware_size:
-        memblock.memblock_mark_nomap(ram.base, config.firmware_size)
-
-    # The memmap and the other boot structures.
-    pages = ram.size >> PAGE_SHIFT
-    memmap_size = -(-pages * PAGE_STRUCT_SIZE // PAGE_SIZE) * PAGE_SIZE
-    align = MEMMAP_ALIGN if memmap_size >= MEMMAP_ALIGN else PAGE_SIZE
-    memmap_pa = memblock.memblock_alloc(memmap_size, align, high)
-    if was_booted:
-        ram.fill(memmap_pa, memmap_size)
-    ranges = zone_ranges(config.zones, ram.base >> PAGE_SHIFT, ram.end >> PAGE_SHIFT)
-    start_block = ram.base >> PAGE_SHIFT >> PAGEBLOCK_ORDER
-    blocks = ((ram.end - 1) >> PAGE_SHIFT >> PAGEBLOCK_ORDER) - start_block + 1
-    zones_size = len(ranges) * Zone.SIZE
-    boot_size = zones_size + MmStruct.SIZE + slab_type.cache_struct_size + blocks
-    boot_size = -(-boot_size // PAGE_SIZE) * PAGE_SIZE
-    zones_pa = memblock.memblock_alloc(boot_size, limit=high)
-    ram.fill(zones_pa, boot_size)
-    init_mm_pa = zones_pa + zones_size
-    boot_cache_pa = init_mm_pa + MmStruct.SIZE
-    pageblock_pa = boot_cache_pa + slab_type.cache_struct_size
-
-    # vmcoreinfo.
-    ram.fill(info_pa, PAGE_SIZE)
-    info = Vmcoreinfo(ram, info_pa)
-    space = Space(ram, layout, memmap_pa, high)
-    lists = Lists(space)
-    info.version = VMCOREINFO_VERSION
-    info.ram_base, info.ram_size = ram.base, ram.size
-    info.satp_mode = config.paging.satp_mode
-    info.page_offset, info.vmemmap = layout.page_offset, layout.vmemmap_start
-    info.vmalloc_start, info.vmalloc_end = layout.vmalloc_start, layout.vmalloc_end
-    info.start_pfn, info.memmap_pa = space.start_pfn, memmap_pa
-    info.nr_zones, info.zones, info.zones_pa = len(ranges), space.va(zones_pa), zones_pa
-    info.pageblock_flags, info.pageblock_pa = space.va(pageblock_pa), pageblock_pa
-    info.memblock, info.memblock_pa = space.va(memblock_pa), memblock_pa
-    info.init_mm = space.va(init_mm_pa)
-    info.asid_next = 1
-    for name in ("slab_caches", "mmlist", "vmap_area_list", "purge_vmap_area_list"):
-        lists.init(space.va(info_pa) + Vmcoreinfo.offset_of(name))
-
-    _init_page_alloc_info(info.page_alloc, space, memblock, config)
-    _init_slab_root(info.slab_root, config)
-
-    # Zones and the page allocator.
-    free = [
-        (-(-r.base // PAGE_SIZE), r.end >> PAGE_SHIFT)
-        for r in memblock.free_ranges()
-        if -(-r.base // PAGE_SIZE) < r.end >> PAGE_SHIFT
-    ]
-    for i, (kind, start, end) in enumerate(ranges):
-        zone = Zone(ram, zones_pa + i * Zone.SIZE)
-        zone.zone_idx, zone.name = kind, ZONE_NAMES[kind]
-        zone.zone_start_pfn, zone.spanned_pages, zone.present_pages = (
-            start,
-            end - start,
-            end - start,
-        )
-        zone.managed_pages = sum(max(0, min(e, end) - max(s, start)) for s, e in free)
-        info.page_alloc.node_zones[kind] = space.va(zone.pa)
-    info.magic = VMCOREINFO_MAGIC
-    kernel = Kernel(ram, hart)
-    _init_reserved_pages(kernel)
-    kernel.buddy.init_lists()
-    for zone in kernel.zones:
-        pieces = [
-            (max(s, zone.zone_start_pfn), min(e, zone.zone_end_pfn))
-            for s, e in free
-            if max(s, zone.zone_start_pfn) < min(e, zone.zone_end_pfn)
-        ]
-        whole = [p for p in pieces if _has_max_order_block(*p)]
-        for piece in pieces:
-            defer = not config.eager and bool(whole) and piece == whole[-1]
-            kernel.buddy.free_boot_range(zone.zone_idx, *piece, defer=defer)
-    setup_per_zone_wmarks(kernel.zones, config.min_free_kbytes)
-    setup_per_zone_lowmem_reserve(kernel.zones)
-    if config.min_free_kbytes is None:
-        lowmem = sum(z.managed_pages for z in kernel.zones if z.type < ZoneType.HIGHMEM)
-        info.page_alloc.min_free_kbytes = min_free_kbytes(lowmem)
-    info.page_alloc.page_group_by_mobility_disabled = int(kernel.buddy.mobility_disabled)
-    for zone in kernel.zones:
-        setup_pageset(zone, config.pcp)
-        zone.per_cpu_pageset.debug = int(config.page_owner or config.page_poison)
-
-    _map_kernel(kernel, config)
-    info.swapper_pg_dir_pa = kernel.pgtable.root(kernel.init_mm)
-
-    kernel.slab.bootstrap(boot_cache_pa)
-    kernel.kmalloc_caches.create_caches()
-    create = kernel.slab.create
-    flags = SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT
-    info.mm_cachep = create("mm_struct", MmStruct.SIZE, flags=flags).va
-    info.vm_area_cachep = create("vm_area_struct", VmArea.SIZE, flags=SLAB_ACCOUNT).va
-    info.vmap_area_cachep = create("vmap_area", VmStruct.SIZE, flags=SLAB_NO_MERGE).va
-    kernel._attach_objects()
-    if config.kmemleak:
-        kernel.kmemleak.enable()
-    return kernel
-
-
-def _trust_root(ram: Ram, info: Vmcoreinfo) -> None:
-    """Raise CorruptionError where vmcoreinfo points to a structure that is not all in RAM."""
-    frames = ram.size >> PAGE_SHIFT
-    blocks = ((ram.end - 1) >> PAGE_SHIFT >> PAGEBLOCK_ORDER) - (
-        ram.base >> PAGE_SHIFT >> PAGEBLOCK_ORDER
-    )
-    pages = info.page_alloc
-    if not 0 < info.nr_zones <= MAX_ZONES:
-        raise CorruptionError("vmcoreinfo", info.pa, f"nr_zones is {info.nr_zones}")
-    if pages.high_memory % PAGE_SIZE or not ram.base < pages.high_memory <= ram.end:
-        raise CorruptionError("vmcoreinfo", info.pa, f"high_memory is {pages.high_memory:#x}")
-    parts = [
-        ("memmap_pa", info.memmap_pa, frames * PAGE_STRUCT_SIZE, PAGE_SIZE),
-        ("zones_pa", info.zones_pa, info.nr_zones * Zone.SIZE, 8),
-        ("memblock_pa", info.memblock_pa, MEMBLOCK_SIZE, PAGE_SIZE),
-        ("pageblock_pa", info.pageblock_pa, blocks + 1, 1),
-    ]
-    if pages.page_owner:
-        depot = NR_STACK_RECORDS * StackRecord.SIZE
-        parts.append(("page_owner_pa", pages.page_owner_pa, frames * PageOwnerRecord.SIZE, 8))
-        parts.append(("stack_depot_pa", pages.stack_depot_pa, depot, 8))
-    if pages.page_poison:
-        parts.append(("page_poison_pa", pages.page_poison_pa, frames, 1))
-    if pages.pkmap:
-        parts.append(("pkmap_pa", pages.pkmap_pa, Pkmap.SIZE, 8))
-    for name, pa, size, align in parts:
-        if pa % align or not ram.contains(pa, size):
-            raise CorruptionError("vmcoreinfo", info.pa, f"{name} {pa:#x}: {size} bytes of RAM")
-
-
-def _trust_zones(space: Space, zones: Sequence[Zone]) -> None:
-    """Raise CorruptionError for zones that do not make up RAM."""
-    at, previous = space.start_pfn, -1
-    for zone in zones:
-        zone.trust(space)
-        if zone.zone_start_pfn != at or zone.zone_idx <= previous:
-            raise CorruptionError(
-                "zone",
-                zone.pa,
-                f"zone_start_pfn {zone.zone_start_pfn:#x}, zone_idx {zone.zone_idx}",
-            )
-        at, previous = zone.zone_end_pfn, zone.zone_idx
-    if at != space.end_pfn:
-        raise CorruptionError("zone", zones[-1].pa, "spanned_pages: the zones end where RAM does")
+        return list(boot_log(self.space, self.memblock, self.zones, self.slab.KIND))
 
 
 def attach(ram: Ram, hart: HartOps | None = None) -> Kernel:
@@ -582,194 +270,3 @@ def attach(ram: Ram, hart: HartOps | None = None) -> Kernel:
     if not kernel.vmcoreinfo.mm_cachep:
         raise CorruptionError("vmcoreinfo", kernel.vmcoreinfo.pa, "mm_cachep is NULL")
     return kernel
-
-
-def _check_config(ram: Ram, config: Config) -> list[tuple[int, int]]:
-    """The PA ranges that are taken from the start. Raises ValueError."""
-    image_pa = ram.base + KERNEL_IMAGE_OFFSET
-    if not 0 <= config.firmware_size <= KERNEL_IMAGE_OFFSET or config.firmware_size % PAGE_SIZE:
-        raise ValueError(f"firmware of {config.firmware_size:#x} bytes: whole pages up to 2 MiB")
-    taken = [(image_pa, image_pa + PAGE_SIZE)]
-    if config.firmware_size:
-        taken.append((ram.base, ram.base + config.firmware_size))
-    for s in config.image:
-        if s.pa % PAGE_SIZE or s.size <= 0 or not ram.contains(s.pa, s.end - s.pa):
-            raise ValueError(f"image segment at {s.pa:#x}: not whole pages of RAM")
-        if s.va - KERNEL_LINK_ADDR != s.pa - image_pa or s.va + s.size > KERNEL_END:
-            raise ValueError(
-                f"image segment at PA {s.pa:#x} must be linked at "
-                f"{KERNEL_LINK_ADDR + s.pa - image_pa:#x}, not {s.va:#x}"
-            )
-        if s.prot not in IMAGE_PROT:
-            raise ValueError(f"image segment at {s.pa:#x}: prot {s.prot!r} is not r, rx or rw")
-        taken.append((s.pa, s.end))
-    for (_, end), (start, _) in zip(sorted(taken), sorted(taken)[1:], strict=False):
-        if start < end:
-            raise ValueError(
-                f"the image overlaps itself, firmware or vmcoreinfo at {start:#x}: "
-                f"segments start at {image_pa + PAGE_SIZE:#x} or above"
-            )
-    for pa, size in config.reserved:
-        if size <= 0 or not ram.contains(pa, size):
-            raise ValueError(f"reserved range of {size:#x} bytes at {pa:#x} is not RAM")
-        taken.append((pa // PAGE_SIZE * PAGE_SIZE, -(-(pa + size) // PAGE_SIZE) * PAGE_SIZE))
-    return sorted(taken)
-
-
-def _high_memory(ram: Ram, config: Config) -> int:
-    """The PA where the direct map ends. Raises ValueError where a zone of frames that need an
-    address reaches above it, and for too little memory below."""
-    start, end = ram.base >> PAGE_SHIFT, ram.end >> PAGE_SHIFT
-    high = config.direct_map_end
-    if high is None:
-        high = highmem_start(config.zones, start, end) << PAGE_SHIFT
-    for zone, low, limit in zone_ranges(config.zones, start, end):
-        if zone < ZoneType.HIGHMEM and low < limit << PAGE_SHIFT and limit << PAGE_SHIFT > high:
-            raise ValueError(f"zone {zone.name} reaches above the direct map's end {high:#x}")
-    if high % PAGE_SIZE or not ram.base + MIN_RAM_SIZE <= high <= ram.end:
-        raise ValueError(f"the direct map cannot end at {high:#x}: it needs 8 MiB of RAM")
-    return high
-
-
-def _init_page_alloc_info(
-    info: PageAllocInfo, space: Space, memblock: Memblock, config: Config
-) -> None:
-    """What the page allocator has in RAM beside the zones, as far as it is configured."""
-    ram, high = space.ram, space.high_memory
-    frames = ram.size >> PAGE_SHIFT
-    info.high_memory = high
-    info.current_comm = "swapper"
-    info.min_free_kbytes = config.min_free_kbytes or 0
-
-    def reserve(size: int) -> int:
-        size = -(-size // PAGE_SIZE) * PAGE_SIZE
-        pa = memblock.memblock_alloc(size, limit=high)
-        ram.fill(pa, size)
-        return pa
-
-    if config.page_owner:
-        info.page_owner_pa = reserve(frames * PageOwnerRecord.SIZE)
-        info.page_owner = space.va(info.page_owner_pa)
-        info.stack_depot_pa = reserve(NR_STACK_RECORDS * StackRecord.SIZE)
-        info.stack_depot = space.va(info.stack_depot_pa)
-    if config.page_poison:
-        info.page_poison_pa = reserve(frames)
-        info.page_poison = space.va(info.page_poison_pa)
-    if high < ram.end:
-        info.pkmap_pa = reserve(Pkmap.SIZE)
-        info.pkmap = space.va(info.pkmap_pa)
-
-
-def _highest_hole(ram: Ram, taken: Iterable[tuple[int, int]], size: int, top: int) -> int:
-    """The highest PA below ``top`` with ``size`` bytes that are not taken. Raises ValueError."""
-    for start, end in sorted(taken, key=lambda r: -r[1]):
-        if top - end >= size:
-            break
-        top = min(top, start)
-    if top - size < ram.base:
-        raise ValueError("the reserved ranges leave no room for the kernel")
-    return top - size
-
-
-def _slab_type(config: Config) -> type[SlabAllocator]:
-    """The allocator that ``config.slab`` names. Raises ValueError for a bad slab option."""
-    if config.slab not in SLAB_KINDS:
-        raise ValueError(f"slab allocator {config.slab!r}: one of {', '.join(SLAB_KINDS)}")
-    if config.slub_debug is not None:
-        parse_slub_debug(config.slub_debug)
-        if len(config.slub_debug) > 63 or not config.slub_debug.isascii():
-            raise ValueError("slub_debug: at most 63 ASCII characters")
-    return SLAB_ALLOCATORS[SLAB_KINDS.index(config.slab)]
-
-
-def _init_slab_root(root: SlabRoot, config: Config) -> None:
-    root.kind = SLAB_KINDS.index(config.slab)
-    root.options = (OPTION_NOMERGE if config.slab_nomerge else 0) | (
-        OPTION_HARDENED if config.slab_freelist_hardened else 0
-    )
-    if config.slub_debug is not None:
-        root.slub_debug = config.slub_debug or "FZPU"
-
-
-def _has_max_order_block(start: int, end: int) -> bool:
-    first = -(-start // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
-    return first + MAX_ORDER_NR_PAGES <= end
-
-
-def _init_reserved_pages(kernel: Kernel) -> None:
-    """Mark the frames of every reserved region (memmap_init_reserved_pages)."""
-    for zone in kernel.zones:
-        for start, end in kernel.reserved_pfn_ranges():
-            start, end = max(start, zone.zone_start_pfn), min(end, zone.zone_end_pfn)
-            if start < end:
-                pages = kernel.buddy._pages(start, end - start)
-                pages[:, W_FLAGS] = zone_flags(zone.zone_idx) | PG_RESERVED
-                pages[:, W_TYPE_REF] = ALLOCATED_WORD
-
-
-def _map_kernel(kernel: Kernel, config: Config) -> None:
-    """Build swapper_pg_dir: direct map, vmemmap, image, roots of vmalloc and modules."""
-    ram, layout, pgtable, mm = kernel.ram, kernel.layout, kernel.pgtable, kernel.init_mm
-    pgtable.pgd_alloc(mm)
-    pgtable.preallocate_pgd_range(layout.vmalloc_start, layout.vmalloc_end)
-    pgtable.preallocate_pgd_range(MODULES_VADDR, MODULES_END)
-    if kernel.space.high_memory < ram.end:
-        pgtable.preallocate_pgd_range(layout.pkmap_base, layout.pkmap_base + PKMAP_SIZE)
-    # Text and rodata must not be writable through their alias.
-    read_only = sorted((s.pa, s.end) for s in config.image if "w" not in s.prot)
-    for region in kernel.memblock.memory:
-        if region.flags & MEMBLOCK_NOMAP:
-            continue
-        at = region.base
-        region_end = min(region.end, kernel.space.high_memory)
-        for start, end in [*read_only, (region_end, region_end)]:
-            if start > at:
-                pgtable.map_range(mm, kernel.va(at), at, start - at, PAGE_KERNEL)
-            if end > start:
-                pgtable.map_range(mm, kernel.va(start), start, end - start, PAGE_KERNEL_READ)
-            at = max(at, end)
-    info_pa = kernel.vmcoreinfo.pa
-    pgtable.map_range(mm, KERNEL_LINK_ADDR, info_pa, PAGE_SIZE, PAGE_KERNEL_READ)
-    for s in config.image:
-        pgtable.map_range(mm, s.va, s.pa, s.end - s.pa, IMAGE_PROT[s.prot])
-    memmap_pa = kernel.space.memmap_pa
-    size = -(-(ram.size >> PAGE_SHIFT) * PAGE_STRUCT_SIZE // PAGE_SIZE) * PAGE_SIZE
-    pgtable.map_range(mm, layout.vmemmap_start, memmap_pa, size, PAGE_KERNEL)
-
-
-def _boot_log(kernel: Kernel) -> Iterable[str]:
-    layout, ram = kernel.layout, kernel.ram
-    for region in kernel.memblock.reserved:
-        yield f"memblock_reserve: [{region.base:#018x}-{region.end - 1:#018x}]"
-    yield "Zone ranges:"
-    for zone in kernel.zones:
-        start, end = zone.zone_start_pfn << PAGE_SHIFT, (zone.zone_end_pfn << PAGE_SHIFT) - 1
-        if zone.spanned_pages:
-            yield f"  {zone.name:<8} [mem {start:#018x}-{end:#018x}]"
-        else:
-            yield f"  {zone.name:<8} empty"
-    yield "Early memory node ranges"
-    for region in kernel.memblock.memory:
-        yield f"  node   0: [mem {region.base:#018x}-{region.end - 1:#018x}]"
-    yield f"Initmem setup node 0 [mem {ram.base:#018x}-{ram.end - 1:#018x}]"
-    managed = sum(z.managed_pages for z in kernel.zones) << (PAGE_SHIFT - 10)
-    total = ram.size >> 10
-    reserved = total - managed
-    yield f"Memory: {managed}K/{total}K available ({reserved}K reserved)"
-    yield "Virtual kernel memory layout:"
-    areas = (
-        ("vmemmap", layout.vmemmap_start, layout.vmemmap_start + layout.vmemmap_size),
-        ("vmalloc", layout.vmalloc_start, layout.vmalloc_end),
-        ("modules", MODULES_VADDR, MODULES_END),
-        ("lowmem", layout.page_offset, kernel.space.direct_end),
-        ("kernel", KERNEL_LINK_ADDR, (1 << 64) - 1),
-    )
-    for name, low, high in areas:
-        size, unit = high - low, "B"
-        for scale, letter in ((50, "PB"), (40, "TB"), (30, "GB"), (20, "MB"), (10, "kB")):
-            if size >= 1 << scale:
-                size, unit = size >> scale, letter
-                break
-        yield f"      {name:>7} : {low:#018x} - {high:#018x}   ({size:4d} {unit})"
-    if kernel.slab.KIND == "slub":
-        yield "SLUB: HWalign=64, Order=0-3, MinObjects=0, CPUs=1, Nodes=1"

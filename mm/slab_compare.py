@@ -29,9 +29,10 @@ import numpy.typing as npt
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from mm.alloc_trace import Op
+from mm.boot import Config, boot
 from mm.errors import OutOfMemory
 from mm.gfp import GFP_KERNEL
-from mm.kernel import Config, Kernel, boot
+from mm.kernel import Kernel
 from mm.slab import KmemCache
 
 KINDS = ("slab", "slub", "slob")

@@ -40,7 +40,8 @@ from guest.kernel.process import Process
 from guest.kernel.task import TaskStruct
 from guest.kernel.vsprintf import Symbol
 from mm.addrspace import KERNEL_IMAGE_OFFSET, KERNEL_LINK_ADDR
-from mm.kernel import Config, ImageSegment, Kernel
+from mm.boot import Config, ImageSegment
+from mm.kernel import Kernel
 from mm.pgtable import MmStruct
 from mm.vma import VM_GROWSDOWN
 

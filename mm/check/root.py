@@ -8,7 +8,7 @@ from emu.spec.paging import SATP_ASID_MASK
 from mm.addrspace import PAGE_STRUCT_SIZE
 from mm.errors import CheckError
 from mm.gfp import ZoneType
-from mm.kernel import VMCOREINFO_MAGIC, VMCOREINFO_VERSION, Kernel
+from mm.kernel import Kernel
 from mm.kmalloc import KMALLOC_SIZES, kmalloc_name
 from mm.pgtable import MmStruct
 from mm.slab import SLAB_KINDS, KmemCache
@@ -16,6 +16,7 @@ from mm.slab.slob import Slob
 from mm.slab.structs import OPTION_HARDENED, OPTION_NOMERGE
 from mm.vma import VmArea
 from mm.vmalloc import VmStruct
+from mm.vmcoreinfo import VMCOREINFO_MAGIC, VMCOREINFO_VERSION
 
 
 def check_root(kernel: Kernel) -> None:

@@ -11,9 +11,9 @@ import mm
 from emu.ram import Ram
 from emu.spec.paging import SV39, SV48, SV57, PagingMode
 from emu.spec.walk import Access, Translation, walk
+from mm.boot import ImageSegment
 from mm.errors import MmError
 from mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
-from mm.kernel import ImageSegment
 from mm.page import PG_RESERVED
 from mm.vma import VM_READ, VM_WRITE
 
