@@ -28,6 +28,7 @@ from mm.addrspace import (
     PAGE_STRUCT_SIZE,
     PKMAP_SIZE,
     Space,
+    VaLayout,
     layout_for,
 )
 from mm.gfp import ZoneType
@@ -145,17 +146,54 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
     small (below 8 MiB) or too large for the mode, or when the config contradicts itself.
     """
     config = config or Config()
-    hart = hart or NoHart()
     slab_type = _slab_type(config)
     layout = layout_for(config.paging, ram.size)
-    info_pa = ram.base + KERNEL_IMAGE_OFFSET
     if ram.size < MIN_RAM_SIZE:
         raise ValueError(f"RAM of {ram.size >> 10} KiB: the kernel needs at least 8 MiB")
     taken = _check_config(ram, config)
     high = _high_memory(ram, config)
-    was_booted = ram.read64(info_pa) == VMCOREINFO_MAGIC
 
-    # The memory map, at the top of RAM.
+    memblock = _setup_bootmem(ram, config, layout, taken, high)
+    places = _alloc_boot_structures(ram, config, memblock, slab_type, high)
+    space = Space(ram, layout, places.memmap_pa, high)
+    info = _write_vmcoreinfo(space, config, memblock, places)
+    free = _whole_free_pages(memblock)
+    _write_zones(space, info, places, free)
+    info.magic = VMCOREINFO_MAGIC
+
+    kernel = Kernel(ram, hart or NoHart())
+    _init_reserved_pages(kernel)
+    _free_all_pages(kernel, config, free)
+    _set_up_zones(kernel, config)
+    _map_kernel(kernel, config)
+    info.swapper_pg_dir_pa = kernel.pgtable.root(kernel.init_mm)
+    _create_caches(kernel, places)
+    kernel.attach_objects()
+    if config.kmemleak:
+        kernel.kmemleak.enable()
+    return kernel
+
+
+# the phases, in their order
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the boot structures are: PAs. ``zones``: ``(zone, start_pfn, end_pfn)`` of each."""
+
+    memblock_pa: int
+    memmap_pa: int
+    zones_pa: int
+    init_mm_pa: int
+    boot_cache_pa: int
+    pageblock_pa: int
+    zones: list[tuple[ZoneType, int, int]]
+
+
+def _setup_bootmem(
+    ram: Ram, config: Config, layout: VaLayout, taken: list[tuple[int, int]], high: int
+) -> Memblock:
+    """The memory map, at the top of RAM: what there is, and what is taken from the start."""
     memblock_pa = _highest_hole(ram, taken, MEMBLOCK_SIZE, high)
     memblock = Memblock.create(ram, memblock_pa, layout.page_offset)
     memblock.memblock_add(ram.base, ram.size)
@@ -164,67 +202,83 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
         memblock.memblock_reserve(start, end - start)
     if config.firmware_size:
         memblock.memblock_mark_nomap(ram.base, config.firmware_size)
+    return memblock
 
-    # The memmap and the other boot structures.
+
+def _alloc_boot_structures(
+    ram: Ram, config: Config, memblock: Memblock, slab_type: type[SlabAllocator], high: int
+) -> _Places:
+    """Room for the memmap, and, cleared, for the zones, init_mm, the first kmem_cache and the
+    types of the pageblocks."""
     pages = ram.size >> PAGE_SHIFT
     memmap_size = -(-pages * PAGE_STRUCT_SIZE // PAGE_SIZE) * PAGE_SIZE
     align = MEMMAP_ALIGN if memmap_size >= MEMMAP_ALIGN else PAGE_SIZE
     memmap_pa = memblock.memblock_alloc(memmap_size, align, high)
-    if was_booted:
+    if ram.read64(ram.base + KERNEL_IMAGE_OFFSET) == VMCOREINFO_MAGIC:  # booted before
         ram.fill(memmap_pa, memmap_size)
-    ranges = zone_ranges(config.zones, ram.base >> PAGE_SHIFT, ram.end >> PAGE_SHIFT)
+    zones = zone_ranges(config.zones, ram.base >> PAGE_SHIFT, ram.end >> PAGE_SHIFT)
     start_block = ram.base >> PAGE_SHIFT >> PAGEBLOCK_ORDER
     blocks = ((ram.end - 1) >> PAGE_SHIFT >> PAGEBLOCK_ORDER) - start_block + 1
-    zones_size = len(ranges) * Zone.SIZE
-    boot_size = zones_size + MmStruct.SIZE + slab_type.cache_struct_size + blocks
-    boot_size = -(-boot_size // PAGE_SIZE) * PAGE_SIZE
-    zones_pa = memblock.memblock_alloc(boot_size, limit=high)
-    ram.fill(zones_pa, boot_size)
+    zones_size = len(zones) * Zone.SIZE
+    size = zones_size + MmStruct.SIZE + slab_type.cache_struct_size + blocks
+    size = -(-size // PAGE_SIZE) * PAGE_SIZE
+    zones_pa = memblock.memblock_alloc(size, limit=high)
+    ram.fill(zones_pa, size)
     init_mm_pa = zones_pa + zones_size
     boot_cache_pa = init_mm_pa + MmStruct.SIZE
     pageblock_pa = boot_cache_pa + slab_type.cache_struct_size
+    return _Places(memblock.pa, memmap_pa, zones_pa, init_mm_pa, boot_cache_pa, pageblock_pa, zones)
 
-    # vmcoreinfo.
+
+def _write_vmcoreinfo(
+    space: Space, config: Config, memblock: Memblock, places: _Places
+) -> Vmcoreinfo:
+    """All of vmcoreinfo but its magic number."""
+    ram, layout = space.ram, space.layout
+    info_pa = ram.base + KERNEL_IMAGE_OFFSET
     ram.fill(info_pa, PAGE_SIZE)
     info = Vmcoreinfo(ram, info_pa)
-    space = Space(ram, layout, memmap_pa, high)
-    lists = Lists(space)
     info.version = VMCOREINFO_VERSION
     info.ram_base, info.ram_size = ram.base, ram.size
     info.satp_mode = config.paging.satp_mode
     info.page_offset, info.vmemmap = layout.page_offset, layout.vmemmap_start
     info.vmalloc_start, info.vmalloc_end = layout.vmalloc_start, layout.vmalloc_end
-    info.start_pfn, info.memmap_pa = space.start_pfn, memmap_pa
-    info.nr_zones, info.zones, info.zones_pa = len(ranges), space.va(zones_pa), zones_pa
-    info.pageblock_flags, info.pageblock_pa = space.va(pageblock_pa), pageblock_pa
-    info.memblock, info.memblock_pa = space.va(memblock_pa), memblock_pa
-    info.init_mm = space.va(init_mm_pa)
+    info.start_pfn, info.memmap_pa = space.start_pfn, places.memmap_pa
+    info.nr_zones, info.zones_pa = len(places.zones), places.zones_pa
+    info.zones = space.va(places.zones_pa)
+    info.pageblock_flags, info.pageblock_pa = space.va(places.pageblock_pa), places.pageblock_pa
+    info.memblock, info.memblock_pa = space.va(places.memblock_pa), places.memblock_pa
+    info.init_mm = space.va(places.init_mm_pa)
     info.asid_next = 1
+    lists = Lists(space)
     for name in ("slab_caches", "mmlist", "vmap_area_list", "purge_vmap_area_list"):
         lists.init(space.va(info_pa) + Vmcoreinfo.offset_of(name))
-
     _init_page_alloc_info(info.page_alloc, space, memblock, config)
     _init_slab_root(info.slab_root, config)
+    return info
 
-    # Zones and the page allocator.
-    free = [
-        (-(-r.base // PAGE_SIZE), r.end >> PAGE_SHIFT)
-        for r in memblock.free_ranges()
-        if -(-r.base // PAGE_SIZE) < r.end >> PAGE_SHIFT
-    ]
-    for i, (kind, start, end) in enumerate(ranges):
-        zone = Zone(ram, zones_pa + i * Zone.SIZE)
+
+def _whole_free_pages(memblock: Memblock) -> list[tuple[int, int]]:
+    """What memblock has not reserved: frames ``[start, end)`` (PFN)."""
+    ranges = [(-(-r.base // PAGE_SIZE), r.end >> PAGE_SHIFT) for r in memblock.free_ranges()]
+    return [(start, end) for start, end in ranges if start < end]
+
+
+def _write_zones(
+    space: Space, info: Vmcoreinfo, places: _Places, free: list[tuple[int, int]]
+) -> None:
+    """Each zone's range and sizes (free_area_init)."""
+    for i, (kind, start, end) in enumerate(places.zones):
+        zone = Zone(space.ram, places.zones_pa + i * Zone.SIZE)
         zone.zone_idx, zone.name = kind, ZONE_NAMES[kind]
-        zone.zone_start_pfn, zone.spanned_pages, zone.present_pages = (
-            start,
-            end - start,
-            end - start,
-        )
+        zone.zone_start_pfn = start
+        zone.spanned_pages = zone.present_pages = end - start
         zone.managed_pages = sum(max(0, min(e, end) - max(s, start)) for s, e in free)
         info.page_alloc.node_zones[kind] = space.va(zone.pa)
-    info.magic = VMCOREINFO_MAGIC
-    kernel = Kernel(ram, hart)
-    _init_reserved_pages(kernel)
+
+
+def _free_all_pages(kernel: Kernel, config: Config, free: list[tuple[int, int]]) -> None:
+    """Give the free frames to the page allocator (memblock_free_all)."""
     kernel.buddy.init_lists()
     for zone in kernel.zones:
         pieces = [
@@ -236,6 +290,11 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
         for piece in pieces:
             defer = not config.eager and bool(whole) and piece == whole[-1]
             kernel.buddy.free_boot_range(zone.zone_idx, *piece, defer=defer)
+
+
+def _set_up_zones(kernel: Kernel, config: Config) -> None:
+    """Watermarks, reserves and per-CPU lists, from the sizes of the zones."""
+    info = kernel.vmcoreinfo
     setup_per_zone_wmarks(kernel.zones, config.min_free_kbytes)
     setup_per_zone_lowmem_reserve(kernel.zones)
     if config.min_free_kbytes is None:
@@ -246,20 +305,16 @@ def boot(ram: Ram, config: Config | None = None, hart: HartOps | None = None) ->
         setup_pageset(zone, config.pcp)
         zone.per_cpu_pageset.debug = int(config.page_owner or config.page_poison)
 
-    _map_kernel(kernel, config)
-    info.swapper_pg_dir_pa = kernel.pgtable.root(kernel.init_mm)
 
-    kernel.slab.bootstrap(boot_cache_pa)
+def _create_caches(kernel: Kernel, places: _Places) -> None:
+    """The slab caches that the kernel itself needs (kmem_cache_init, vmalloc_init, fork_init)."""
+    info, create = kernel.vmcoreinfo, kernel.slab.create
+    kernel.slab.bootstrap(places.boot_cache_pa)
     kernel.kmalloc_caches.create_caches()
-    create = kernel.slab.create
     flags = SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT
     info.mm_cachep = create("mm_struct", MmStruct.SIZE, flags=flags).va
     info.vm_area_cachep = create("vm_area_struct", VmArea.SIZE, flags=SLAB_ACCOUNT).va
     info.vmap_area_cachep = create("vmap_area", VmStruct.SIZE, flags=SLAB_NO_MERGE).va
-    kernel._attach_objects()
-    if config.kmemleak:
-        kernel.kmemleak.enable()
-    return kernel
 
 
 def _check_config(ram: Ram, config: Config) -> list[tuple[int, int]]:

@@ -117,10 +117,10 @@ class Kernel:
         self.uaccess = Uaccess(self.pgtable)
         self.highmem = Highmem(self.space, self.pgtable, self.init_mm, info.page_alloc)
         if info.mm_cachep:
-            self._attach_objects()
+            self.attach_objects()
 
-    def _attach_objects(self) -> None:
-        """The parts that stand on slab caches."""
+    def attach_objects(self) -> None:
+        """Build the parts that stand on slab caches; once, as soon as the caches are there."""
         info = self.vmcoreinfo
         va = self.space.va(info.pa)
         self.kmalloc_caches.load()
