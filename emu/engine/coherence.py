@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import unicorn.unicorn_const as ucc
 
 from emu.engine import calls
-from emu.engine.direct_access import grow_hook
+from emu.engine.layout import move_hook
+from emu.engine.layout_proof import proven_layout
 from emu.ram import sparse
 from emu.spec import insn, words
 from emu.spec.csr import Priv
@@ -161,6 +162,7 @@ class Coherence:
             self._move(nearest, min(nearest.first, chunk), max(nearest.end, chunk + _GROWS_BY))
 
     def _move(self, extent: _Extent, first: int, end: int) -> None:
+        before, after = (extent.first, extent.end - 1), (first, end - 1)
+        move_hook(extent.handle, proven_layout(), self._inert, before, after)
         extent.first, extent.end = first, end
-        grow_hook(extent.handle, self._inert, first, end - 1)
         self._saw(first, end - first)

@@ -14,10 +14,8 @@ from unicorn.unicorn_py3.unicorn import Uc, UcError
 
 from emu.engine.access import CsrOperate, CsrRead, CsrWrite
 from emu.engine.calls import library
-from emu.engine.state_words import check_words, words_at
+from emu.engine.state_words import check_words, context_words, words_at
 from emu.spec import words as W
-
-_CONTEXT_WORDS = 40  # uc_context: where the words of `emu.spec.words` stand
 
 # CSRs that are in no word, and that the public interface knows as registers.
 _CSR_REGISTERS = {
@@ -60,7 +58,7 @@ class PublicAccess:
         status = library.uc_context_alloc(uc._uch, C.byref(self._context))
         if status or not self._context.value:
             raise UcError(status)
-        self.words = words_at(self._context.value + _CONTEXT_WORDS)
+        self.words = words_at(self._context.value + context_words(uc))
         check_words(uc, self.words, self.load)
 
     def load(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import unicorn.riscv_const as rc
 from unicorn.unicorn_py3.unicorn import Uc
 
-from emu.engine.calls import EngineError
+from emu.engine.calls import EngineError, library
 from emu.spec import words as W
 
 
@@ -49,3 +49,24 @@ def check_words(uc: Uc, words: memoryview, refresh: Callable[[], None]) -> None:
     refresh()
     if wrong or words[W.PRIV] != 3:
         raise EngineError(f"state words {wrong or [W.PRIV]} are not where they should be")
+
+
+def context_words(uc: Uc) -> int:
+    """Where in a ``uc_context`` the words are (bytes); the engine is fresh.
+
+    Raises EngineError when they are not found.
+    """
+    probes = [(register, probe) for register, word, probe in _PROBES if word < W.FPR]
+    pattern = b"".join(probe.to_bytes(8, "little") for _, probe in probes)
+    context = C.c_void_p()
+    if library.uc_context_alloc(uc._uch, C.byref(context)) or not context.value:
+        raise EngineError("no context can be had")
+    uc.reg_write_batch(probes)
+    library.uc_context_save(uc._uch, context)
+    data = C.string_at(context.value, library.uc_context_size(uc._uch))
+    library.uc_context_free(context)
+    uc.reg_write_batch([(register, 0) for register, _ in probes])
+    found = data.find(pattern)  # from x1 on
+    if found < 8 * (W.GPR + 1) or len(data) < found + 8 * (W.COUNT - 1):
+        raise EngineError("the registers are not found in a context")
+    return found - 8 * (W.GPR + 1)

@@ -17,7 +17,8 @@ from asm import Batch
 from harness import CODE, RAM, A, Bench, D, R, V, W, X
 
 from emu.engine.calls import EngineError
-from emu.engine.direct_access import grow_hook
+from emu.engine.layout import move_hook
+from emu.engine.layout_proof import proven_layout
 from emu.hart import Hart
 from emu.spec import words
 from emu.stop import StopReason
@@ -390,7 +391,7 @@ def test_a_hook_that_is_not_ours_is_not_touched(inside: Bench) -> None:
     inside.run(REWRITE, a1=FUNCTION + 64, a2=FUNCTION, a3=0)
     handle = coherence._extents[0].handle
     with pytest.raises(EngineError):
-        grow_hook(handle, inside.hart.callbacks[0], 0, 1)
+        move_hook(handle, proven_layout(), inside.hart.callbacks[0], (0, 1), (0, 2))
 
 
 # Reads of a register with a side effect, AMOs, and an interrupt that may come anywhere.

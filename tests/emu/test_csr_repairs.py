@@ -10,9 +10,7 @@ from asm import Batch
 from harness import CODE, DATA, Bench, Tables
 
 from emu.board.machine import Machine
-from emu.engine import direct_access, native
-from emu.engine.calls import EngineError
-from emu.engine.public_access import PublicAccess
+from emu.engine import native
 from emu.hart import Hart, HartError
 from emu.ram import Ram
 from emu.spec import words
@@ -271,38 +269,7 @@ def test_native_code_and_python_repair_alike(monkeypatch: pytest.MonkeyPatch) ->
         hart.close()
 
 
-# The fallback
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "reason"),
-    [
-        ("UNICORN_VERSION", "2.0.0", "unicorn is 2.1.4, not 2.0.0"),
-        ("_CPU_ENV", 0x130, " "),
-        ("_UC_CPU", 0x1C0, " "),
-        ("_UC_CPU", 1 << 50, "nothing readable"),
-        ("_UC_NO_EXIT_REQUEST", 2035, "no_exit_request"),
-        ("_CONTEXT_SIZE", 0x600, "no_exit_request"),
-        ("_CPU_INTERRUPT_REQUEST", 32, "interrupt_request"),
-        ("_CPU_TLB_FILL", 0x93B0, "tlb_fill"),
-    ],
-)
-def test_an_engine_that_is_not_as_it_should_be(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: object, reason: str
-) -> None:
-    monkeypatch.setattr(direct_access, name, value)
-    with pytest.raises(EngineError, match=reason):
-        Hart(Ram(1 << 20), "inside")
-    machine = Machine(1 << 20, access="auto")
-    access = machine.hart.access
-    assert access.name == "public"
-    assert reason in access.missing[0]
-    assert access.missing[0].endswith("running on the public interface")
-    assert access.missing[1:] == PublicAccess.missing
-    # And it runs.
-    machine.ram.write(CODE, WFI_CODE.code)
-    assert machine.run().reason is StopReason.WFI
-    machine.close()
+# What is missing
 
 
 def test_nothing_is_missing_inside(inside: Bench) -> None:

@@ -11,8 +11,6 @@ from harness import RAM, WFI
 
 from emu.board.devices.disk_image import DiskImage
 from emu.board.virt import VirtBoard
-from emu.engine import direct_access
-from emu.engine.calls import EngineError
 from emu.spec import words
 from emu.stop import StopReason
 
@@ -95,15 +93,6 @@ def test_locks_of_the_pmp_end(image: Path) -> None:
         assert (csr(PMPCFG0), csr(PMPCFG2)) == (0, 0)
         csr(PMPADDR0, 5)
         assert csr(PMPADDR0) == 5
-
-
-def test_pmp_registers_that_are_elsewhere(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is written where they are not."""
-    with closing(board("inside", image)) as machine:
-        machine.hart.access.csr(PMPCFG0, 0x98)
-        monkeypatch.setattr(direct_access, "_ENV_PMP", 1024)
-        with pytest.raises(EngineError, match="PMP"):
-            machine.reset()
 
 
 def test_an_alarm_of_before_does_not_ring(image: Path) -> None:
