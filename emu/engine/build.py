@@ -1,7 +1,8 @@
-"""Compiling `engine.c` for this host with ziglang, when the package is built.
+"""Compiling the engine's C with ziglang, when the package is built.
 
-``python -m emu.engine.build`` does it in a checkout. The library lies beside the source, in
-``built``. It needs no Python and no libc, so one file serves every Python of a platform.
+``python -m emu.engine.build`` does it in a checkout, for this host: the library lies beside the
+source, in ``built``. ``python -m emu.engine.build aarch64-linux FILE`` does it for another host.
+The library needs no Python and no libc, so one file serves every Python of a platform.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ _FLAGS = [
 _WORDS = ("PRIV", "MSTATUS", "SATP", "MEPC", "SEPC")
 _FIELDS = ("MSTATUS_FS", "MSTATUS_XS", "MSTATUS_MPRV", "MSTATUS_SD", "SSTATUS_MASK")
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
-# By `sys.platform`: zig's target, and the tag of a wheel that holds the library.
-_SYSTEMS = {
-    "linux": ("{machine}-linux-gnu.2.17", "manylinux_2_17_{machine}"),
-    "darwin": ("{machine}-macos", "macosx_11_0_{machine}"),
+# By machine and `sys.platform`: zig's target, and the tag of a wheel that holds the library.
+TARGETS = {
+    "x86_64-linux": ("x86_64-linux-gnu.2.17", "manylinux_2_17_x86_64"),
+    "aarch64-linux": ("aarch64-linux-gnu.2.17", "manylinux_2_17_aarch64"),
+    "x86_64-darwin": ("x86_64-macos", "macosx_11_0_x86_64"),
+    "aarch64-darwin": ("aarch64-macos", "macosx_11_0_arm64"),
 }
 
 
@@ -34,20 +37,17 @@ class BuildError(Exception):
     """The compiler refused; the text is what it said."""
 
 
-def _target() -> tuple[str, str] | None:
-    """zig's name for this host and the wheel's; None where Unicorn exports nothing to use."""
-    machine = _MACHINES.get(platform.machine().lower())
-    names = _SYSTEMS.get(sys.platform)
-    if machine is None or names is None:
-        return None
-    wheel = "arm64" if (machine, sys.platform) == ("aarch64", "darwin") else machine
-    return names[0].format(machine=machine), names[1].format(machine=wheel)
+def this_host() -> str | None:
+    """Its name in TARGETS; None where Unicorn exports nothing to use."""
+    machine = platform.machine().lower()
+    name = f"{_MACHINES.get(machine, machine)}-{sys.platform}"
+    return name if name in TARGETS else None
 
 
 def wheel_platform() -> str:
     """The platform tag of a wheel that is built here."""
-    target = _target()
-    return "any" if target is None else target[1]
+    host = this_host()
+    return "any" if host is None else TARGETS[host][1]
 
 
 def _definitions() -> list[str]:
@@ -56,21 +56,33 @@ def _definitions() -> list[str]:
     return [f"-D{name}={value:#x}ul" for name, value in numbers.items()]
 
 
-def build() -> bool:
-    """Compile the library; False where there is none to be had. Raises BuildError."""
-    target = _target()
+def build(target: str | None = None, output: Path = LIBRARY) -> bool:
+    """Compile the library for a name of TARGETS, else for this host.
+
+    False where this host has none. Raises BuildError, and KeyError for another name.
+    """
+    target = target or this_host()
     if target is None:
         return False
-    LIBRARY.parent.mkdir(exist_ok=True)
-    scratch = LIBRARY.with_suffix(".new")
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", target[0], *_FLAGS]
-    command += [*_definitions(), "-o", str(scratch), str(HERE / "engine.c")]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = output.with_suffix(".new")
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", TARGETS[target][0], *_FLAGS]
+    command += [*_definitions(), "-o", str(scratch), *map(str, sorted(HERE.glob("*.c")))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise BuildError((done.stderr or done.stdout).strip())
-    scratch.replace(LIBRARY)  # in one step: a process that has it open keeps the old one
+    scratch.replace(output)  # in one step: a process that has it open keeps the old one
     return True
 
 
+def _main(arguments: list[str]) -> None:
+    if not arguments:
+        build()
+    elif len(arguments) == 2 and arguments[0] in TARGETS:
+        build(arguments[0], Path(arguments[1]))
+    else:
+        sys.exit(f"usage: python -m emu.engine.build [{'|'.join(TARGETS)} FILE]")
+
+
 if __name__ == "__main__":
-    build()
+    _main(sys.argv[1:])
