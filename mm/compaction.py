@@ -28,9 +28,8 @@ import numpy.typing as npt
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from emu.spec.paging import PTE_PPN_SHIFT, PTE_X, PTES_PER_TABLE
-from mm.buddy import Buddy
+from mm.buddy import ZoneIndex
 from mm.fragmentation import extfrag_index
-from mm.free_area import ZoneIndex
 from mm.gfp import MigrateType
 from mm.hart import HartOps
 from mm.highmem import Highmem
@@ -45,6 +44,7 @@ from mm.page import (
     W_PRIVATE,
     W_TYPE_REF,
 )
+from mm.page_alloc import PageAllocator
 from mm.pgtable import MmStruct, PageTables
 from mm.vma import AddressSpaces
 from mm.zone import (
@@ -82,7 +82,7 @@ class Compaction:
 
     def __init__(
         self,
-        buddy: Buddy,
+        buddy: PageAllocator,
         pgtable: PageTables,
         spaces: AddressSpaces,
         hart: HartOps,

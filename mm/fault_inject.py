@@ -26,10 +26,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from emu.ram import PAGE_SIZE
-from mm.buddy import Buddy
 from mm.gfp import __GFP_DIRECT_RECLAIM as GFP_DIRECT_RECLAIM
 from mm.gfp import __GFP_NOFAIL as GFP_NOFAIL
 from mm.layout import Struct, nested, s64, u64
+from mm.page_alloc import PageAllocator
 from mm.slab import SlabAllocator
 
 _M64 = (1 << 64) - 1
@@ -65,7 +65,7 @@ class FaultInjection:
     def __init__(
         self,
         state: FaultState,
-        buddy: Buddy,
+        buddy: PageAllocator,
         slab: SlabAllocator,
         printk: Callable[[str], None],
     ) -> None:

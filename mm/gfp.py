@@ -7,34 +7,12 @@ total: a combination without a meaning raises GfpError and names the flags at fa
 from __future__ import annotations
 
 from collections.abc import Container
-from enum import IntEnum
 
 from mm.errors import GfpError
-
-
-class ZoneType(IntEnum):
-    """Linux's ``enum zone_type``, lowest first; a machine has those it is configured with."""
-
-    DMA = 0
-    DMA32 = 1
-    NORMAL = 2
-    HIGHMEM = 3
-    MOVABLE = 4
-
-
-MAX_NR_ZONES = len(ZoneType)
-
-
-class MigrateType(IntEnum):
-    """Linux's ``enum migratetype``: how easily a page can be moved or reclaimed."""
-
-    UNMOVABLE = 0
-    MOVABLE = 1
-    RECLAIMABLE = 2
-    HIGHATOMIC = 3
-
-
-MIGRATE_TYPES = len(MigrateType)
+from mm.mmzone import MAX_NR_ZONES as MAX_NR_ZONES
+from mm.mmzone import MIGRATE_TYPES as MIGRATE_TYPES
+from mm.mmzone import MigrateType as MigrateType
+from mm.mmzone import ZoneType as ZoneType
 
 GFP_DMA = __GFP_DMA = 0x1
 __GFP_HIGHMEM = 0x2

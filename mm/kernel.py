@@ -19,7 +19,6 @@ from mm.addrspace import (
     layout_for,
 )
 from mm.boot_log import boot_log
-from mm.buddy import Buddy
 from mm.compaction import Compaction
 from mm.errors import BadAddress, CorruptionError, MmError, wild_access
 from mm.fault_inject import FaultInjection
@@ -33,6 +32,7 @@ from mm.memblock import Memblock
 from mm.page import (
     Page,
 )
+from mm.page_alloc import PageAllocator
 from mm.pgtable import (
     MmStruct,
     PageTables,
@@ -92,7 +92,7 @@ class Kernel:
         self.memblock = Memblock(ram, info.memblock_pa)
         self.zones = [Zone(ram, info.zones_pa + i * Zone.SIZE) for i in range(info.nr_zones)]
         trust_zones(self.space, self.zones)
-        self.buddy = Buddy(
+        self.buddy = PageAllocator(
             self.space, self.lists, self.zones, info.pageblock_pa, info.page_alloc, self.printk
         )
         self.init_mm = MmStruct.at(self.space, info.init_mm)

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from emu.ram import PAGE_SIZE, Ram
 from mm.addrspace import Space
-from mm.buddy import Buddy
 from mm.errors import BadFree, CorruptionError, GfpError
 from mm.gfp import GFP_COMP, GFP_DMA, GFP_KERNEL, GFP_ZERO, ZoneType, format_gfp
 from mm.layout import IntArray
 from mm.page import ALLOCATED_WORD, PG_HEAD, W_OWNER, W_TYPE_REF
+from mm.page_alloc import PageAllocator
 from mm.slab import (
     KMALLOC_MAX_CACHE_SIZE,
     KMALLOC_MAX_SIZE,
@@ -69,7 +69,7 @@ class Kmalloc:
     def __init__(
         self,
         space: Space,
-        buddy: Buddy,
+        buddy: PageAllocator,
         slab: SlabAllocator,
         caches: IntArray,
         dma_caches: IntArray,

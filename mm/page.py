@@ -24,8 +24,8 @@ Source: include/linux/mm_types.h, page-flags.h, page_owner.c of Linux 6.12.
 
 from __future__ import annotations
 
-from mm.gfp import ZoneType
 from mm.layout import ListHead, Struct, nested, ptr, s16, s32, u16, u32, u64
+from mm.mmzone import ZoneType
 
 # Page flags: bit numbers.
 PAGE_FLAGS = (

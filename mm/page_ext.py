@@ -13,8 +13,8 @@ All are reserved at boot. Source: Linux mm/page_ext.c, page_owner.c, lib/stackde
 
 from __future__ import annotations
 
-from mm.gfp import MAX_NR_ZONES
 from mm.layout import Struct, chars, ptr, ptr_array, s16, s32, u16, u32, u64, u64_array
+from mm.mmzone import MAX_NR_ZONES
 
 TASK_COMM_LEN = 16
 STACK_RECORD_TEXT = 184

@@ -41,10 +41,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from mm.buddy import ZERO_PAGE_WORDS, Buddy, ZoneIndex
 from mm.errors import ListCorruption
-from mm.free_area import ZERO_PAGE_WORDS, FreeAreas, ZoneIndex
-from mm.gfp import MigrateType
 from mm.layout import count_down, count_up
+from mm.mmzone import MigrateType
 from mm.page import (
     PAGE_WORDS,
     PCP_WORD,
@@ -59,7 +59,7 @@ from mm.zone import MIGRATE_PCPTYPES, NR_PCP_LISTS
 _VECTOR_MIN = 8  # from here on numpy beats a loop
 
 
-class PerCpuLists(FreeAreas):
+class PerCpuLists(Buddy):
     """The free lists with the per-CPU lists in front of them."""
 
     def _pcp_pop(self, zone: ZoneIndex, order: int, mt: MigrateType) -> int | None:

@@ -55,13 +55,13 @@ from emu.spec.paging import (
     pte_pfn,
 )
 from mm.addrspace import Space
-from mm.buddy import Buddy
 from mm.errors import BadPage, CorruptionError, MappingExists, OutOfMemory, PageTableError
 from mm.gfp import GFP_KERNEL
 from mm.hart import FLUSH_TLB_NO_ASID, HartOps
 from mm.layout import ListHead, Struct, nested, ptr, s32, u32, u64
 from mm.lists import Lists
 from mm.page import ALLOCATED_WORD, PAGE_WORDS, TABLE_WORD, W_PT_MM, W_TYPE_REF
+from mm.page_alloc import PageAllocator
 
 TLB_FLUSH_ALL_THRESHOLD = 64  # pages (Linux: tlb_flush_all_threshold)
 MAX_MMS = 1 << 16  # as many as there are ASIDs
@@ -124,7 +124,7 @@ class PageTables:
         self,
         space: Space,
         lists: Lists,
-        buddy: Buddy,
+        buddy: PageAllocator,
         hart: HartOps,
         init_mm: MmStruct,
         mmlist: int,

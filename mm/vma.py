@@ -17,12 +17,12 @@ from itertools import pairwise
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from emu.spec.paging import SATP_ASID_MASK
 from mm.addrspace import Space
-from mm.buddy import Buddy
 from mm.errors import CorruptionError, OutOfMemory, VmaError
 from mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_ZERO
 from mm.hart import HartOps
 from mm.layout import IntArray, ListHead, Struct, chars, nested, ptr, u64
 from mm.lists import Lists
+from mm.page_alloc import PageAllocator
 from mm.pgtable import (
     MAX_MMS,
     PAGE_EXEC,
@@ -112,7 +112,7 @@ class AddressSpaces:
         self,
         space: Space,
         lists: Lists,
-        buddy: Buddy,
+        buddy: PageAllocator,
         pgtable: PageTables,
         hart: HartOps,
         mm_cache: KmemCache,

@@ -44,7 +44,6 @@ import numpy.typing as npt
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from emu.spec.paging import PTE_W, PTE_X
 from mm.addrspace import MODULES_END, MODULES_VADDR, Space
-from mm.buddy import Buddy
 from mm.errors import BadFree, CorruptionError, OutOfMemory, VmaError
 from mm.gaptree import GapTree, Node
 from mm.gfp import __GFP_NOWARN as GFP_NOWARN
@@ -60,6 +59,7 @@ from mm.kmalloc import Kmalloc
 from mm.layout import IntArray, ListHead, Struct, chars, nested, ptr, u32, u64
 from mm.lists import Lists
 from mm.page import PAGE_WORDS
+from mm.page_alloc import PageAllocator
 from mm.pgtable import PAGE_KERNEL, PAGE_KERNEL_READ, MmStruct, PageTables, Runs, runs_of
 from mm.slab import KmemCache
 from mm.zone import PAGEBLOCK_ORDER
@@ -138,7 +138,7 @@ class Vmalloc:
         self,
         space: Space,
         lists: Lists,
-        buddy: Buddy,
+        buddy: PageAllocator,
         pgtable: PageTables,
         kmalloc: Kmalloc,
         cache: KmemCache,

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from emu.ram import PAGE_SHIFT
 from mm.errors import CorruptionError
-from mm.gfp import MAX_NR_ZONES, MIGRATE_TYPES, ZoneType
 from mm.layout import ListHead, Struct, array_of, chars, nested, s32, u64, u64_array
+from mm.mmzone import MAX_NR_ZONES, MIGRATE_TYPES, ZoneType
 
 if TYPE_CHECKING:
     from mm.addrspace import Space

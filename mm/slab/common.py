@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from mm.addrspace import KERNEL_LINK_ADDR, PAGE_STRUCT_SHIFT, Space
-from mm.buddy import Buddy
 from mm.errors import BadFree, CorruptionError, GfpError, OutOfMemory, SlabError
 from mm.gfp import __GFP_DMA as GFP_DMA
 from mm.gfp import __GFP_DMA32 as GFP_DMA32
@@ -35,6 +34,7 @@ from mm.gfp import GFP_COMP, GFP_KERNEL, GFP_ZERO, format_gfp
 from mm.layout import count_down
 from mm.lists import Lists
 from mm.page import ALLOCATED_WORD, PG_HEAD, SLAB_WORD, W_TYPE_REF, format_flags
+from mm.page_alloc import PageAllocator
 from mm.page_ext import PageAllocInfo
 from mm.slab.flags import (
     _LETTERS,
@@ -523,7 +523,7 @@ class SlabAllocator(ABC):
         self,
         space: Space,
         lists: Lists,
-        buddy: Buddy,
+        buddy: PageAllocator,
         slab_caches: int,
         root: SlabRoot,
         task: PageAllocInfo,

@@ -10,9 +10,9 @@ from work import lines_run
 
 import mm
 from emu.ram import Ram
+from mm.buddy import FALLBACKS
 from mm.errors import BadPage, CheckError, GfpError, OutOfMemory
 from mm.fragmentation import extfrag_index, unusable_index
-from mm.free_area import FALLBACKS
 from mm.gfp import (
     GFP_ATOMIC,
     GFP_HIGH,
