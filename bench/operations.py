@@ -81,7 +81,7 @@ def check() -> float:
 def page_bulk(kernel: Kernel) -> None:
     pages = kernel.alloc_pages_bulk(GFP_KERNEL, _BULK)
     assert len(pages) == _BULK
-    kernel.buddy.free_page_runs(_runs(pages))
+    kernel.page_alloc.free_page_runs(_runs(pages))
 
 
 def _runs(pages: list[int]) -> list[tuple[int, int]]:
@@ -122,7 +122,7 @@ def _full_of_pages(kernel: Kernel) -> None:
     # Every other frame goes back: what is free lies between what is in use.
     pages = kernel.alloc_pages_bulk(GFP_KERNEL, 2 * _LIVE)
     assert len(pages) == 2 * _LIVE
-    kernel.buddy.free_page_runs([(pfn, 1) for pfn in pages[::2]])
+    kernel.page_alloc.free_page_runs([(pfn, 1) for pfn in pages[::2]])
 
 
 def _full_of_objects(kernel: Kernel) -> None:

@@ -279,7 +279,7 @@ def _write_zones(
 
 def _free_all_pages(kernel: Kernel, config: Config, free: list[tuple[int, int]]) -> None:
     """Give the free frames to the page allocator (memblock_free_all)."""
-    kernel.buddy.init_lists()
+    kernel.page_alloc.buddy.init_lists()
     for zone in kernel.zones:
         pieces = [
             (max(s, zone.zone_start_pfn), min(e, zone.zone_end_pfn))
@@ -289,7 +289,7 @@ def _free_all_pages(kernel: Kernel, config: Config, free: list[tuple[int, int]])
         whole = [p for p in pieces if _has_max_order_block(*p)]
         for piece in pieces:
             defer = not config.eager and bool(whole) and piece == whole[-1]
-            kernel.buddy.free_boot_range(zone.zone_idx, *piece, defer=defer)
+            kernel.page_alloc.buddy.free_boot_range(zone.zone_idx, *piece, defer=defer)
 
 
 def _set_up_zones(kernel: Kernel, config: Config) -> None:
@@ -300,7 +300,7 @@ def _set_up_zones(kernel: Kernel, config: Config) -> None:
     if config.min_free_kbytes is None:
         lowmem = sum(z.managed_pages for z in kernel.zones if z.type < ZoneType.HIGHMEM)
         info.page_alloc.min_free_kbytes = min_free_kbytes(lowmem)
-    info.page_alloc.page_group_by_mobility_disabled = int(kernel.buddy.mobility_disabled)
+    info.page_alloc.page_group_by_mobility_disabled = int(kernel.page_alloc.mobility_disabled)
     for zone in kernel.zones:
         setup_pageset(zone, config.pcp)
         zone.per_cpu_pageset.debug = int(config.page_owner or config.page_poison)
@@ -435,7 +435,7 @@ def _init_reserved_pages(kernel: Kernel) -> None:
         for start, end in kernel.reserved_pfn_ranges():
             start, end = max(start, zone.zone_start_pfn), min(end, zone.zone_end_pfn)
             if start < end:
-                pages = kernel.buddy._pages(start, end - start)
+                pages = kernel.page_alloc.buddy.struct_pages(start, end - start)
                 pages[:, W_FLAGS] = zone_flags(zone.zone_idx) | PG_RESERVED
                 pages[:, W_TYPE_REF] = ALLOCATED_WORD
 

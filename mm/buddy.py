@@ -21,7 +21,7 @@ block first, in the order of FALLBACKS:
 With less than 2048 pages of memory mobility is off and every list but Movable stays empty.
 This is the part that knows no watermarks and no requests; page_alloc.py stands on it.
 
-Source: Linux mm/page_alloc.c (__free_one_page, expand, __rmqueue, __rmqueue_fallback,
+Source: Linux mm/page_alloc.c (_free_one_page, expand, __rmqueue, __rmqueue_fallback,
 steal_suitable_fallback, move_freepages_block, deferred_grow_zone).
 """
 
@@ -46,63 +46,25 @@ from mm.page import (
     W_OWNER,
     W_PRIVATE,
     W_TYPE_REF,
-    zone_flags,
 )
 from mm.zone import (
     LISTED_AT_BOOT_PAGES,
     MAX_ORDER_NR_PAGES,
     MAX_PAGE_ORDER,
     NR_PAGE_ORDERS,
-    NR_PCP_LISTS,
     PAGEBLOCK_NR_PAGES,
     PAGEBLOCK_ORDER,
-    FreeArea,
-    PerCpuPages,
     Zone,
 )
+from mm.zone_index import ZoneIndex
 
 Words = npt.NDArray[np.uint64]
 
 ZERO_PAGE_WORDS = memoryview(bytes(PAGE_WORDS * 8)).cast("Q")
 _U, _M, _R, _H = MigrateType
+_MIGRATE_TYPES = tuple(MigrateType)
 FALLBACKS = {_U: (_R, _M), _M: (_R, _U), _R: (_U, _M), _H: ()}
 _GFP_MOVABLE_BIT = 8 << 32  # __GFP_MOVABLE in page_owner's word
-
-
-class ZoneIndex:
-    """Where a zone's words are in ram.u64: derived from RAM, never changing."""
-
-    __slots__ = (
-        "area", "end", "flags", "free_word", "heads", "number", "pcp_batch", "pcp_count",
-        "pcp_debug", "pcp_heads", "pcp_high", "reserve_word", "start", "wmark_word", "zone",
-    )  # fmt: skip
-
-    def __init__(self, zone: Zone, space: Space) -> None:
-        self.zone = zone
-        self.number = zone.zone_idx
-        self.start = zone.zone_start_pfn
-        self.end = zone.zone_end_pfn
-        self.flags = zone_flags(self.number)
-        base = (zone.pa - space.ram.base) >> 3
-        first = zone.pa + Zone.offset_of("free_area")
-        self.area = [
-            (first + order * FreeArea.SIZE + FreeArea.offset_of("nr_free") - space.ram.base) >> 3
-            for order in range(NR_PAGE_ORDERS)
-        ]
-        self.heads = [
-            [space.va(first + order * FreeArea.SIZE + mt * 16) for mt in range(MIGRATE_TYPES)]
-            for order in range(NR_PAGE_ORDERS)
-        ]
-        self.free_word = base + Zone.word_of("nr_free_pages")
-        self.wmark_word = base + Zone.word_of("_watermark")
-        self.reserve_word = base + Zone.word_of("lowmem_reserve")
-        pcp = base + Zone.word_of("per_cpu_pageset")
-        self.pcp_count = pcp + PerCpuPages.word_of("count")
-        self.pcp_high = pcp + PerCpuPages.word_of("high")
-        self.pcp_batch = pcp + PerCpuPages.word_of("batch")
-        self.pcp_debug = pcp + PerCpuPages.word_of("debug")
-        lists = zone.pa + Zone.offset_of("per_cpu_pageset") + PerCpuPages.offset_of("lists")
-        self.pcp_heads = [space.va(lists + 16 * i) for i in range(NR_PCP_LISTS)]
 
 
 class Buddy:
@@ -119,10 +81,12 @@ class Buddy:
         self.lists = lists
         self.zones = zones
         self.pageblock_pa = pageblock_pa
+        # The byte of pageblock n lies at types_offset + n, in bytes from the start of RAM.
+        self.types_offset = pageblock_pa - space.ram.base - (space.start_pfn >> PAGEBLOCK_ORDER)
         self._u64 = space.ram.u64
         self._memmap = space.memmap_index
         self._start = space.start_pfn
-        self._index = [ZoneIndex(z, space) for z in zones]
+        self.index = [ZoneIndex(z, space) for z in zones]
         managed = sum(z.managed_pages for z in zones)
         # Below this much memory Linux does not group pages by mobility.
         self.mobility_disabled = managed < PAGEBLOCK_NR_PAGES * MIGRATE_TYPES
@@ -131,12 +95,12 @@ class Buddy:
 
     def init_lists(self) -> None:
         """Empty free lists and per-CPU lists in every zone (zone_init_free_lists)."""
-        for zone in self._index:
+        for zone in self.index:
             for order in range(NR_PAGE_ORDERS):
                 self._u64[zone.area[order]] = 0
                 for head in zone.heads[order]:
                     self.lists.init(head)
-            for head in zone.pcp_heads:
+            for head, _ in zone.pcp_lists:
                 self.lists.init(head)
 
     def free_boot_range(self, zone_number: int, start: int, end: int, defer: bool) -> None:
@@ -147,7 +111,7 @@ class Buddy:
         LISTED_AT_BOOT_PAGES of whole max-order blocks become the zone's deferred range;
         right only for the last range of the zone that has such blocks.
         """
-        zone = self._zone_number(zone_number)
+        zone = self.zone_numbered(zone_number)
         first = -(-start // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
         last = end // MAX_ORDER_NR_PAGES * MAX_ORDER_NR_PAGES
         if first >= last:
@@ -180,7 +144,7 @@ class Buddy:
             order = min(MAX_PAGE_ORDER, (pfn & -pfn).bit_length() - 1)
             while pfn + (1 << order) > end:
                 order -= 1
-            self._free_one_page(zone, pfn, order, _M, to_tail=True)
+            self.free_one_page(zone, pfn, order, _M, to_tail=True)
             pfn += 1 << order
 
     def _append_max_order(self, zone: ZoneIndex, start: int, end: int) -> None:
@@ -191,7 +155,7 @@ class Buddy:
         old_tail_index = self.space.index(old_tail)
         if self._u64[old_tail_index] != head:
             raise ListCorruption(old_tail, "the last entry does not point to the head")
-        pages = self._pages(start, end - start)[::MAX_ORDER_NR_PAGES]
+        pages = self.struct_pages(start, end - start)[::MAX_ORDER_NR_PAGES]
         links = np.arange(start, end, MAX_ORDER_NR_PAGES, dtype=np.uint64)
         links -= np.uint64(self._start)
         links <<= np.uint64(6)
@@ -213,47 +177,52 @@ class Buddy:
             return False
         zone.trust(self.space)
         stop = min(end, first + count)
-        self._append_max_order(self._index_of(zone), first, stop)
+        self._append_max_order(self.index_of(zone), first, stop)
         zone.first_deferred_pfn = stop
         return True
 
     # lookups
 
-    def _pages(self, pfn: int, count: int) -> Words:
+    def struct_pages(self, pfn: int, count: int) -> Words:
         """The struct pages of ``count`` frames as rows of eight words."""
         array: Words = self.ram.array(self.space.page_pa(pfn), count * PAGE_WORDS)
         return array.reshape(count, PAGE_WORDS)
 
-    def _zone_number(self, number: int) -> ZoneIndex:
-        for zone in self._index:
+    def zone_numbered(self, number: int) -> ZoneIndex:
+        for zone in self.index:
             if zone.number == number:
                 return zone
         raise ValueError(f"this machine has no zone {number}")
 
-    def _index_of(self, zone: Zone) -> ZoneIndex:
+    def index_of(self, zone: Zone) -> ZoneIndex:
         """The index of one of ``zones``, whatever is in its fields by now."""
-        return next(index for index in self._index if index.zone == zone)
+        return next(index for index in self.index if index.zone == zone)
 
-    def _zone_of(self, pfn: int) -> ZoneIndex | None:
-        for zone in self._index:
+    def zone_of(self, pfn: int) -> ZoneIndex | None:
+        for zone in self.index:
             if zone.start <= pfn < zone.end:
                 return zone
         return None
 
     def page_zone(self, pfn: int) -> Zone:
         """The zone of frame ``pfn``. Raises BadPage if it is in none."""
-        zone = self._zone_of(pfn)
+        zone = self.zone_of(pfn)
         if zone is None:
             raise BadPage(pfn, "no such page frame")
         return zone.zone
 
     def get_pageblock_migratetype(self, pfn: int) -> MigrateType:
         """The migratetype of the pageblock (2 MiB) of frame ``pfn``. Raises CorruptionError."""
-        pa = self._pageblock(pfn)
-        migratetype = self.ram.read8(pa) ^ _M
+        migratetype = self.pageblock_byte(pfn) ^ _M
         if migratetype >= MIGRATE_TYPES:
+            pa = self._pageblock(pfn)
             raise CorruptionError("pageblock", pa, f"{migratetype} is no migratetype")
-        return MigrateType(migratetype)
+        return _MIGRATE_TYPES[migratetype]
+
+    def pageblock_byte(self, pfn: int) -> int:
+        """What RAM has for the pageblock of frame ``pfn``: its migratetype ^ 1, if all is well."""
+        at = self.types_offset + (pfn >> PAGEBLOCK_ORDER)
+        return self._u64[at >> 3] >> ((at & 7) << 3) & 0xFF
 
     def set_pageblock_migratetype(self, pfn: int, migratetype: MigrateType) -> None:
         """Make the pageblock of frame ``pfn`` one of ``migratetype``."""
@@ -264,11 +233,11 @@ class Buddy:
 
     def nr_free_pages(self) -> int:
         """Free pages of all zones (NR_FREE_PAGES)."""
-        return sum(self._u64[z.free_word] for z in self._index)
+        return sum(self._u64[z.free_word] for z in self.index)
 
     # free lists
 
-    def _add_block(
+    def add_block(
         self, zone: ZoneIndex, pfn: int, order: int, mt: int, to_tail: bool = False
     ) -> None:
         i = self._memmap + ((pfn - self._start) << 3)
@@ -283,7 +252,7 @@ class Buddy:
         u64[i + W_TYPE_REF] = BUDDY_WORD
         count_up(u64, zone.area[order], 1, "free_area.nr_free")
 
-    def _del_block(self, zone: ZoneIndex, pfn: int, order: int) -> None:
+    def del_block(self, zone: ZoneIndex, pfn: int, order: int) -> None:
         """Off its list; its struct page becomes that of any frame inside of a free block."""
         self.lists.delete(self.space.page_va(pfn) + 8 * W_LRU_NEXT)
         i = self._memmap + ((pfn - self._start) << 3)
@@ -297,15 +266,15 @@ class Buddy:
         i = self._memmap + ((pfn - self._start) << 3)
         return self._u64[i + W_TYPE_REF] == BUDDY_WORD and self._u64[i + W_PRIVATE] == order
 
-    def _free_one_page(
+    def free_one_page(
         self, zone: ZoneIndex, pfn: int, order: int, mt: MigrateType, to_tail: bool = False
     ) -> None:
-        """__free_one_page: merge as far as it goes, then list. Does not count the pages."""
+        """_free_one_page: merge as far as it goes, then list. Does not count the pages."""
         while order < MAX_PAGE_ORDER:
             buddy = pfn ^ (1 << order)
             if not self._is_buddy(zone, buddy, order):
                 break
-            self._del_block(zone, buddy, order)
+            self.del_block(zone, buddy, order)
             if order >= PAGEBLOCK_ORDER and self.get_pageblock_migratetype(buddy) != mt:
                 # The halves that expand() will make of this block belong on one list.
                 self.set_pageblock_migratetype(buddy, mt)
@@ -315,7 +284,7 @@ class Buddy:
             # buddy_merge_likely: if only our buddy comes free, two orders merge.
             above = pfn & ~(1 << order)
             to_tail = self._is_buddy(zone, above ^ (1 << (order + 1)), order + 1)
-        self._add_block(zone, pfn, order, mt, to_tail)
+        self.add_block(zone, pfn, order, mt, to_tail)
 
     def _first_block(self, zone: ZoneIndex, order: int, mt: int) -> int | None:
         """The PFN of the first listed block, None if there is none. Grows the deferred range."""
@@ -334,13 +303,13 @@ class Buddy:
         """Of the block of order ``high`` keep the low 2^low frames, list the rest at the heads."""
         while high > low:
             high -= 1
-            self._add_block(zone, pfn + (1 << high), high, mt)
+            self.add_block(zone, pfn + (1 << high), high, mt)
 
-    def _list_type(self, pfn: int) -> MigrateType:
+    def list_type(self, pfn: int) -> MigrateType:
         """Whose list a block at ``pfn`` belongs on when it comes free."""
         return _M if self.mobility_disabled else self.get_pageblock_migratetype(pfn)
 
-    def _rmqueue_smallest(
+    def rmqueue_smallest(
         self, zone: ZoneIndex, order: int, mt: int, most: int
     ) -> tuple[int, int] | None:
         for current in range(order, NR_PAGE_ORDERS):
@@ -352,12 +321,12 @@ class Buddy:
 
     def _take(self, zone: ZoneIndex, pfn: int, low: int, high: int, mt: int) -> tuple[int, int]:
         """The low 2^low frames of the listed block of order ``high``; the rest is listed."""
-        self._del_block(zone, pfn, high)
+        self.del_block(zone, pfn, high)
         self._expand(zone, pfn, low, high, mt)
         count_down(self._u64, zone.free_word, 1 << low, "zone.nr_free_pages")
         return pfn, low
 
-    def _rmqueue(
+    def rmqueue(
         self, zone: ZoneIndex, order: int, mt: MigrateType, most: int
     ) -> tuple[int, int] | None:
         """__rmqueue: take one block off the lists: ``(pfn, order)``, or None.
@@ -365,7 +334,7 @@ class Buddy:
         Its order is at least ``order``, and more when ``most`` (pages) allows it and single
         requests of ``order`` would have been served with the very same frames in sequence.
         """
-        found = self._rmqueue_smallest(zone, order, mt, most)
+        found = self.rmqueue_smallest(zone, order, mt, most)
         return found if found is not None else self._rmqueue_fallback(zone, order, mt, most)
 
     # stealing
@@ -419,7 +388,7 @@ class Buddy:
             low = max(order, min(current, most.bit_length() - 1))
             return self._take(zone, pfn, low, current, mt)
         if whole and self._claim_pageblock(zone, pfn, other, mt):
-            return self._rmqueue_smallest(zone, order, mt, most)
+            return self.rmqueue_smallest(zone, order, mt, most)
         return self._take(zone, pfn, order, current, other)
 
     def _claim_pageblock(
@@ -429,7 +398,7 @@ class Buddy:
         start = pfn & -PAGEBLOCK_NR_PAGES
         if start < zone.start or start + PAGEBLOCK_NR_PAGES > zone.end:
             return False  # it straddles zones
-        pages = self._pages(start, PAGEBLOCK_NR_PAGES)
+        pages = self.struct_pages(start, PAGEBLOCK_NR_PAGES)
         heads = (pages[:, W_TYPE_REF] == BUDDY_WORD).nonzero()[0].tolist()
         blocks = [(start + i, int(pages[i, W_PRIVATE])) for i in heads]
         free = sum(1 << o for _, o in blocks)

@@ -28,7 +28,6 @@ import numpy.typing as npt
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from emu.spec.paging import PTE_PPN_SHIFT, PTE_X, PTES_PER_TABLE
-from mm.buddy import ZoneIndex
 from mm.fragmentation import extfrag_index
 from mm.gfp import MigrateType
 from mm.hart import HartOps
@@ -55,6 +54,7 @@ from mm.zone import (
     WMARK_MIN,
     Zone,
 )
+from mm.zone_index import ZoneIndex
 
 EXTFRAG_THRESHOLD = 500  # sysctl_extfrag_threshold
 _PPN_MASK = (1 << 44) - 1
@@ -82,14 +82,16 @@ class Compaction:
 
     def __init__(
         self,
-        buddy: PageAllocator,
+        page_alloc: PageAllocator,
         pgtable: PageTables,
         spaces: AddressSpaces,
         hart: HartOps,
         highmem: Highmem,
     ) -> None:
-        self.buddy = buddy
-        self.ram = buddy.ram
+        self.page_alloc = page_alloc
+        self.buddy = page_alloc.buddy
+        self.prep = page_alloc.prep
+        self.ram = self.buddy.ram
         self.pgtable = pgtable
         self.spaces = spaces
         self.hart = hart
@@ -98,8 +100,8 @@ class Compaction:
     def compact_zone(self, zone: Zone, order: int) -> bool:
         """Move pages until the zone has a free block of ``order``; whether it has one."""
         buddy = self.buddy
-        buddy.drain_all_pages()
-        index = buddy._index_of(zone)
+        self.page_alloc.drain_all_pages()
+        index = buddy.index_of(zone)
         if self._has_block(index, order):
             return True
         if not self._suitable(zone, order):
@@ -123,12 +125,12 @@ class Compaction:
                 migrate += PAGEBLOCK_NR_PAGES
         finally:
             for pfn in targets:
-                count_up(buddy._u64, index.free_word, 1, "zone.nr_free_pages")
-                buddy._free_one_page(index, pfn, 0, buddy._list_type(pfn))
+                count_up(buddy.ram.u64, index.free_word, 1, "zone.nr_free_pages")
+                buddy.free_one_page(index, pfn, 0, buddy.list_type(pfn))
         return self._has_block(index, order)
 
     def _has_block(self, zone: ZoneIndex, order: int) -> bool:
-        return any(self.buddy._u64[word] for word in zone.area[order:])
+        return any(self.buddy.ram.u64[word] for word in zone.area[order:])
 
     def _suitable(self, zone: Zone, order: int) -> bool:
         """compaction_suitable: enough frames are free, and fragmentation is to blame."""
@@ -162,7 +164,7 @@ class Compaction:
     def _isolate_migratepages(self, zone: ZoneIndex, block: int, rmap: _Rmap) -> list[int]:
         """The PFNs of the pages of one pageblock that can move, ascending."""
         start, end = max(block, zone.start), min(block + PAGEBLOCK_NR_PAGES, zone.end)
-        pages = self.buddy._pages(start, end - start)
+        pages = self.buddy.struct_pages(start, end - start)
         refs = (pages[:, W_TYPE_REF] >> np.uint64(32)).astype(np.int64)
         frames = np.arange(start, end)
         mapped = np.searchsorted(rmap.pfns, frames, side="right")
@@ -187,20 +189,20 @@ class Compaction:
         if buddy.get_pageblock_migratetype(block) != MigrateType.MOVABLE:
             return
         start, end = max(block, zone.start), min(block + PAGEBLOCK_NR_PAGES, zone.end)
-        pages = buddy._pages(start, end - start)
+        pages = buddy.struct_pages(start, end - start)
         for i in (pages[:, W_TYPE_REF] == BUDDY_WORD).nonzero()[0].tolist():
             order = int(pages[i, W_PRIVATE])
             if order >= PAGEBLOCK_ORDER:
                 return
-            buddy._del_block(zone, start + i, order)
-            count_down(buddy._u64, zone.free_word, 1 << order, "zone.nr_free_pages")
+            buddy.del_block(zone, start + i, order)
+            count_down(buddy.ram.u64, zone.free_word, 1 << order, "zone.nr_free_pages")
             targets.extend(range(start + i, start + i + (1 << order)))
 
     def _migrate(self, zone: ZoneIndex, old: int, new: int, rmap: _Rmap) -> None:
         """migrate_folio: bytes, struct page, PTEs, flushes; then the old frame is free."""
-        buddy, u64 = self.buddy, self.buddy._u64
+        buddy, u64 = self.buddy, self.buddy.ram.u64
         self.highmem.flush(old)
-        buddy._debug_migrate(old, new)
+        self.prep.debug_migrate(old, new)
         self.ram.write(new << PAGE_SHIFT, self.ram.read(old << PAGE_SHIFT, PAGE_SIZE))
         i, j = buddy.space.page_index(old), buddy.space.page_index(new)
         u64[j : j + PAGE_WORDS] = u64[i : i + PAGE_WORDS]
@@ -217,7 +219,7 @@ class Compaction:
         if code:
             self.hart.flush_icache(old, 1)
             self.hart.flush_icache(new, 1)
-        if buddy._debug:
-            buddy._debug_free(old, 1)
-        buddy._release(zone, old, 1)
-        buddy._free_one_page(zone, old, 0, buddy._list_type(old))
+        if self.prep.debug:
+            self.prep.debug_free(old, 1)
+        self.prep.release(zone, old, 1)
+        buddy.free_one_page(zone, old, 0, buddy.list_type(old))

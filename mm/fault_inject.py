@@ -65,12 +65,12 @@ class FaultInjection:
     def __init__(
         self,
         state: FaultState,
-        buddy: PageAllocator,
+        page_alloc: PageAllocator,
         slab: SlabAllocator,
         printk: Callable[[str], None],
     ) -> None:
         self.state = state
-        self.buddy = buddy
+        self.page_alloc = page_alloc
         self.slab = slab
         self.printk = printk  # takes the messages of verbose
         if state.fail_nth or state.failslab.probability or state.fail_page_alloc.probability:
@@ -129,9 +129,9 @@ class FaultInjection:
         page = bool(state.fail_nth or state.fail_page_alloc.probability)
         if slab != (self.slab.failslab is not None):
             self.slab.set_failslab(self._should_failslab if slab else None)
-        if page != (self.buddy.should_fail is not None):
-            self.buddy.should_fail = self._should_fail_alloc_page if page else None
-            for zone in self.buddy.zones:
+        if page != (self.page_alloc.should_fail is not None):
+            self.page_alloc.should_fail = self._should_fail_alloc_page if page else None
+            for zone in self.page_alloc.zones:
                 pcp = zone.per_cpu_pageset
                 pcp.debug = pcp.debug & ~_PCP_DEBUG_FAIL | (_PCP_DEBUG_FAIL if page else 0)
 

@@ -92,27 +92,30 @@ class Kernel:
         self.memblock = Memblock(ram, info.memblock_pa)
         self.zones = [Zone(ram, info.zones_pa + i * Zone.SIZE) for i in range(info.nr_zones)]
         trust_zones(self.space, self.zones)
-        self.buddy = PageAllocator(
+        self.page_alloc = PageAllocator(
             self.space, self.lists, self.zones, info.pageblock_pa, info.page_alloc, self.printk
         )
+        self.buddy = self.page_alloc  # as scripts know it
         self.init_mm = MmStruct.at(self.space, info.init_mm)
         va = self.space.va(info_pa)
         mmlist = va + Vmcoreinfo.offset_of("mmlist")
-        self.pgtable = PageTables(self.space, self.lists, self.buddy, hart, self.init_mm, mmlist)
+        self.pgtable = PageTables(
+            self.space, self.lists, self.page_alloc, hart, self.init_mm, mmlist
+        )
         root = info.slab_root
         if root.kind >= len(SLAB_ALLOCATORS):
             raise CorruptionError("vmcoreinfo", info_pa, f"no slab allocator {root.kind}")
         self.slab: SlabAllocator = SLAB_ALLOCATORS[root.kind](
             self.space,
             self.lists,
-            self.buddy,
+            self.page_alloc,
             va + Vmcoreinfo.offset_of("slab_caches"),
             root,
             info.page_alloc,
             self.printk,
         )
         self.kmalloc_caches = Kmalloc(
-            self.space, self.buddy, self.slab, info.kmalloc_caches, root.kmalloc_dma_caches
+            self.space, self.page_alloc, self.slab, info.kmalloc_caches, root.kmalloc_dma_caches
         )
         self.uaccess = Uaccess(self.pgtable)
         self.highmem = Highmem(self.space, self.pgtable, self.init_mm, info.page_alloc)
@@ -127,7 +130,7 @@ class Kernel:
         self.vmalloc_areas = Vmalloc(
             self.space,
             self.lists,
-            self.buddy,
+            self.page_alloc,
             self.pgtable,
             self.kmalloc_caches,
             self.slab.cache_at(info.vmap_area_cachep),
@@ -137,12 +140,12 @@ class Kernel:
         )
         self.register_shrinker(self.vmalloc_areas.shrink)
         self.fault_injection = FaultInjection(
-            info.fault_injection, self.buddy, self.slab, self.printk
+            info.fault_injection, self.page_alloc, self.slab, self.printk
         )
         self.address_spaces = AddressSpaces(
             self.space,
             self.lists,
-            self.buddy,
+            self.page_alloc,
             self.pgtable,
             self.hart,
             self.slab.cache_at(info.mm_cachep),
@@ -151,24 +154,24 @@ class Kernel:
             IntArray(self.ram, info.pa + Vmcoreinfo.offset_of("asid_next"), 1),
         )
         self.compaction = Compaction(
-            self.buddy, self.pgtable, self.address_spaces, self.hart, self.highmem
+            self.page_alloc, self.pgtable, self.address_spaces, self.hart, self.highmem
         )
-        self.buddy.compactor = self.compaction.compact_zone
+        self.page_alloc.compactor = self.compaction.compact_zone
         self.kmemleak = Kmemleak(self)
         # Linux's flat names.
-        self.alloc_pages = self.buddy.alloc_pages
-        self.get_free_pages = self.buddy.get_free_pages
-        self.get_zeroed_page = self.buddy.get_zeroed_page
-        self.alloc_pages_exact = self.buddy.alloc_pages_exact
-        self.free_pages_exact = self.buddy.free_pages_exact
-        self.split_page = self.buddy.split_page
+        self.alloc_pages = self.page_alloc.alloc_pages
+        self.get_free_pages = self.page_alloc.get_free_pages
+        self.get_zeroed_page = self.page_alloc.get_zeroed_page
+        self.alloc_pages_exact = self.page_alloc.alloc_pages_exact
+        self.free_pages_exact = self.page_alloc.free_pages_exact
+        self.split_page = self.page_alloc.split_page
         self.page_address = self.highmem.page_address
         self.kmap = self.highmem.kmap
         self.kunmap = self.highmem.kunmap
-        self.alloc_page = self.buddy.alloc_page
-        self.alloc_pages_bulk = self.buddy.alloc_pages_bulk
-        self.free_pages = self.buddy.free_pages
-        self.free_page = self.buddy.free_page
+        self.alloc_page = self.page_alloc.alloc_page
+        self.alloc_pages_bulk = self.page_alloc.alloc_pages_bulk
+        self.free_pages = self.page_alloc.free_pages
+        self.free_page = self.page_alloc.free_page
         self.kmalloc = self.kmalloc_caches.kmalloc
         self.kzalloc = self.kmalloc_caches.kzalloc
         self.kfree = self.kmalloc_caches.kfree
@@ -207,7 +210,7 @@ class Kernel:
 
     def register_shrinker(self, shrinker: Callable[[], int]) -> None:
         """Have ``shrinker`` called when memory is short; it returns the pages it freed."""
-        self.buddy.reclaim.register_shrinker(shrinker)
+        self.page_alloc.reclaim.register_shrinker(shrinker)
 
     def set_current(self, pid: int, comm: str) -> None:
         """Say for which task the kernel works: reports and page_owner name it."""

@@ -69,14 +69,14 @@ class Kmalloc:
     def __init__(
         self,
         space: Space,
-        buddy: PageAllocator,
+        page_alloc: PageAllocator,
         slab: SlabAllocator,
         caches: IntArray,
         dma_caches: IntArray,
     ) -> None:
         self.space = space
         self.ram: Ram = space.ram
-        self.buddy = buddy
+        self.page_alloc = page_alloc
         self.slab = slab
         self._slob = slab if isinstance(slab, Slob) else None
         self._pointers = caches
@@ -90,7 +90,7 @@ class Kmalloc:
         """create_kmalloc_caches. Raises OutOfMemory."""
         if self._slob is None:
             types = [(self._pointers, "", SLAB_KMALLOC)]
-            if any(z.zone_idx == ZoneType.DMA and z.managed_pages for z in self.buddy.zones):
+            if any(z.zone_idx == ZoneType.DMA and z.managed_pages for z in self.page_alloc.zones):
                 types.append((self._dma_pointers, "dma-", SLAB_KMALLOC | SLAB_CACHE_DMA))
             for pointers, prefix, flags in types:
                 for i, size in enumerate(KMALLOC_SIZES):
@@ -156,7 +156,7 @@ class Kmalloc:
         if size > KMALLOC_MAX_SIZE:
             return None
         order = get_order(size)
-        pfn = self.buddy.alloc_pages(gfp | GFP_COMP if order else gfp & ~GFP_COMP, order)
+        pfn = self.page_alloc.alloc_pages(gfp | GFP_COMP if order else gfp & ~GFP_COMP, order)
         return None if pfn is None else self.space.pfn_to_virt(pfn)
 
     def kzalloc(self, size: int, gfp: int = GFP_KERNEL) -> int | None:
@@ -237,7 +237,7 @@ class Kmalloc:
         """Free what kmalloc gave; NULL (0, None) and ZERO_SIZE_PTR are fine. Raises BadFree."""
         if not va or va == ZERO_SIZE_PTR or self.slab.kfree(va):
             return
-        self.buddy.free_pages(*self._large(va))
+        self.page_alloc.free_pages(*self._large(va))
         if self.slab.kmemleak:
             self.slab.kmemleak.free(va)
 

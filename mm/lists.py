@@ -22,16 +22,19 @@ class Lists:
         self._page_offset = space.page_offset
         self._direct_end = space.direct_end
         self._vmemmap = space.vmemmap
-        self._vmemmap_end = space.vmemmap_end
+        self._vmemmap_size = space.vmemmap_end - space.vmemmap
         self._memmap_index = space.memmap_index
 
     def _index(self, va: int) -> int:
         if not va & 7:
             if self._page_offset <= va < self._direct_end:
                 return (va - self._page_offset) >> 3
-            if self._vmemmap <= va < self._vmemmap_end:
+            if 0 <= va - self._vmemmap < self._vmemmap_size:
                 return self._memmap_index + ((va - self._vmemmap) >> 3)
         raise ListCorruption(va, "pointer to a place that cannot hold a list_head")
+
+    # Entries are nearly always the links of struct pages, and a call costs as much as all the
+    # rest of what add and delete do: so they find those themselves, and ask _index for others.
 
     def init(self, head: int) -> None:
         """INIT_LIST_HEAD: an empty list points to itself."""
@@ -62,7 +65,19 @@ class Lists:
 
     def add(self, new: int, head: int) -> None:
         """list_add: ``new`` becomes the first entry."""
-        self._insert(new, head, self._u64[self._index(head)])
+        u64, h = self._u64, self._index(head)
+        vmemmap, size, memmap = self._vmemmap, self._vmemmap_size, self._memmap_index
+        n = new - vmemmap
+        n = memmap + (n >> 3) if 0 <= n < size and not n & 7 else self._index(new)
+        first = u64[h]
+        x = first - vmemmap
+        x = memmap + (x >> 3) if 0 <= x < size and not x & 7 else self._index(first)
+        if u64[x + 1] != head:
+            raise ListCorruption(head, "list_add: next and prev disagree")
+        u64[n] = first
+        u64[n + 1] = head
+        u64[h] = new
+        u64[x + 1] = new
 
     def add_tail(self, new: int, head: int) -> None:
         """list_add_tail: ``new`` becomes the last entry."""
@@ -70,9 +85,15 @@ class Lists:
 
     def delete(self, entry: int) -> None:
         """list_del; the entry's own pointers become 0 (a struct page is valid when zero)."""
-        u64, e = self._u64, self._index(entry)
+        u64 = self._u64
+        vmemmap, size, memmap = self._vmemmap, self._vmemmap_size, self._memmap_index
+        e = entry - vmemmap
+        e = memmap + (e >> 3) if 0 <= e < size and not e & 7 else self._index(entry)
         next_, prev = u64[e], u64[e + 1]
-        n, p = self._index(next_), self._index(prev)
+        n = next_ - vmemmap
+        n = memmap + (n >> 3) if 0 <= n < size and not n & 7 else self._index(next_)
+        p = prev - vmemmap
+        p = memmap + (p >> 3) if 0 <= p < size and not p & 7 else self._index(prev)
         if u64[n + 1] != entry or u64[p] != entry:
             raise ListCorruption(entry, "list_del: the neighbours do not point back")
         u64[n + 1] = prev

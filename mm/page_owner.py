@@ -35,7 +35,16 @@ MIGRATE_REASONS = ("compaction",)
 MR_COMPACTION = 0
 _STACK_DEPTH = 12
 _ALLOCATOR = frozenset(
-    ("mm.buddy", "mm.pcp", "mm.free_area", "mm.page_owner", "mm.page_poison", "mm.vmscan")
+    (
+        "mm.buddy",
+        "mm.pcp",
+        "mm.page_alloc",
+        "mm.page_owner",
+        "mm.page_poison",
+        "mm.page_prep",
+        "mm.page_runs",
+        "mm.vmscan",
+    )
 )
 
 

@@ -124,7 +124,7 @@ class PageTables:
         self,
         space: Space,
         lists: Lists,
-        buddy: PageAllocator,
+        page_alloc: PageAllocator,
         hart: HartOps,
         init_mm: MmStruct,
         mmlist: int,
@@ -133,7 +133,7 @@ class PageTables:
         self.ram = space.ram
         self.mode: PagingMode = space.layout.mode
         self.lists = lists
-        self.buddy = buddy
+        self.page_alloc = page_alloc
         self.hart = hart
         self.init_mm = init_mm
         self.mmlist = mmlist
@@ -216,7 +216,7 @@ class PageTables:
         """PAs of ``count`` table frames, not zeroed, marked as tables of ``mm``. OutOfMemory."""
         if not count:
             return []
-        runs = self.buddy.alloc_page_runs(GFP_KERNEL, count)
+        runs = self.page_alloc.alloc_page_runs(GFP_KERNEL, count)
         if runs is None:
             raise OutOfMemory(f"no frames for {count} page tables")
         owner = self.space.va(mm.pa)
@@ -243,7 +243,7 @@ class PageTables:
                 raise BadPage(pfn, "it is freed as a page table and is none")
             self._u64[i + W_PT_MM] = 0
             self._u64[i + W_TYPE_REF] = ALLOCATED_WORD
-        self.buddy.free_page_runs(runs_of(pfns))
+        self.page_alloc.free_page_runs(runs_of(pfns))
         mm.pgtables_bytes -= len(pfns) * PAGE_SIZE
 
     def _write_entry(self, mm: MmStruct, table: int, index: int, pte: int) -> None:

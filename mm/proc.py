@@ -107,7 +107,8 @@ def pagetypeinfo(kernel: Kernel) -> str:
     for zone in _populated(kernel):
         start = zone.zone_start_pfn >> PAGEBLOCK_ORDER
         end = -(-zone.zone_end_pfn // PAGEBLOCK_NR_PAGES)
-        at = kernel.buddy.pageblock_pa + start - (kernel.space.start_pfn >> PAGEBLOCK_ORDER)
+        first = kernel.space.start_pfn >> PAGEBLOCK_ORDER
+        at = kernel.page_alloc.buddy.pageblock_pa + start - first
         types = kernel.ram.array(at, end - start, np.uint8) ^ np.uint8(MigrateType.MOVABLE)
         counts = np.bincount(types & 3, minlength=MIGRATE_TYPES)
         text += f"Node {zone.node}, zone {zone.name:>8} "
@@ -362,12 +363,12 @@ def page_owner(kernel: Kernel) -> str:
 
     Raises NoSuchFile when the machine was booted without page_owner.
     """
-    owner = kernel.buddy.page_owner
+    owner = kernel.page_alloc.page_owner
     if owner is None:
         raise NoSuchFile("page_owner: the kernel was booted without page_owner=on")
     text = ""
     for pfn in owner.allocated():
-        mt = kernel.buddy.get_pageblock_migratetype(pfn)
+        mt = kernel.page_alloc.get_pageblock_migratetype(pfn)
         flags = kernel.ram.u64[kernel.space.page_index(pfn)]
         text += "\n".join(owner.lines(pfn, mt, flags)) + "\n\n"
     return text

@@ -5,21 +5,32 @@ Sizes in kB, counts in pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from emu.ram import PAGE_SHIFT
+from mm.addrspace import Space
 from mm.gfp import MIGRATE_TYPES, format_gfp
-from mm.pcp import PerCpuLists
-from mm.zone import NR_PAGE_ORDERS, WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from mm.zone import NR_PAGE_ORDERS, WMARK_HIGH, WMARK_LOW, WMARK_MIN, Zone
 
 _TYPE_LETTERS = "UMEH"  # as Linux's show_migration_types
+
+
+class Pages(Protocol):
+    """What is shown of a page allocator."""
+
+    space: Space
+    zones: Sequence[Zone]
+
+    def nr_free_pages(self) -> int: ...
+    def nr_pcp_pages(self) -> int: ...
 
 
 def _kb(pages: int) -> int:
     return pages << (PAGE_SHIFT - 10)
 
 
-def show_free_areas(pages: PerCpuLists) -> Iterator[str]:
+def show_free_areas(pages: Pages) -> Iterator[str]:
     """Linux's "Mem-Info:" lines: each zone's numbers, then its free blocks."""
     yield "Mem-Info:"
     yield f"free:{pages.nr_free_pages()} free_pcp:{pages.nr_pcp_pages()} free_cma:0"
@@ -52,7 +63,7 @@ def show_free_areas(pages: PerCpuLists) -> Iterator[str]:
         yield f"Node {zone.node} {zone.name}: {' '.join(parts)} = {_kb(zone.nr_free_pages)}kB"
 
 
-def warn_alloc(pages: PerCpuLists, comm: str, gfp: int, order: int) -> Iterator[str]:
+def warn_alloc(pages: Pages, comm: str, gfp: int, order: int) -> Iterator[str]:
     """What a failed allocation prints (mm/page_alloc.c warn_alloc)."""
     yield (
         f"{comm}: page allocation failure: order:{order}, mode:{gfp:#x}({format_gfp(gfp)}), "

@@ -97,7 +97,7 @@ class _Player:
 
 
 def _held(kernel: Kernel, before: int) -> int:
-    return before - kernel.buddy.nr_free_pages() - kernel.buddy.nr_pcp_pages()
+    return before - kernel.page_alloc.nr_free_pages() - kernel.page_alloc.nr_pcp_pages()
 
 
 def _slot_size(kernel: Kernel, va: int, cache: KmemCache | None) -> int:
@@ -126,7 +126,7 @@ def measure(ops: Sequence[Op], kind: str, ram_size: int = 64 << 20, runs: int = 
     ram = CountingRam(ram_size)
     kernel = boot(ram, Config(slab=kind))
     player = _Player(kernel)
-    before = kernel.buddy.nr_free_pages() + kernel.buddy.nr_pcp_pages()
+    before = kernel.page_alloc.nr_free_pages() + kernel.page_alloc.nr_pcp_pages()
     asked: dict[str, tuple[int, int]] = {}
     asked_now = slots_now = peak = lines = worst = 0
     most = (0, 0, 0)

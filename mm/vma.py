@@ -112,7 +112,7 @@ class AddressSpaces:
         self,
         space: Space,
         lists: Lists,
-        buddy: PageAllocator,
+        page_alloc: PageAllocator,
         pgtable: PageTables,
         hart: HartOps,
         mm_cache: KmemCache,
@@ -123,7 +123,7 @@ class AddressSpaces:
         self.space = space
         self.ram = space.ram
         self.lists = lists
-        self.buddy = buddy
+        self.page_alloc = page_alloc
         self.pgtable = pgtable
         self.hart = hart
         self.mm_cache = mm_cache
@@ -268,17 +268,18 @@ class AddressSpaces:
         if mm.map_count >= MAX_MAP_COUNT:
             raise VmaError(f"more than {MAX_MAP_COUNT} mappings")
         pages = size >> PAGE_SHIFT
-        if pages > sum(zone.managed_pages for zone in self.buddy.zones):
+        if pages > sum(zone.managed_pages for zone in self.page_alloc.zones):
             raise OutOfMemory(f"no {pages} frames for {start:#x}-{end:#x}")
         va = self.vma_cache.alloc(GFP_KERNEL | GFP_ZERO)
-        runs = self.buddy.alloc_page_runs(GFP_HIGHUSER_MOVABLE | GFP_ZERO, pages) if va else None
+        gfp = GFP_HIGHUSER_MOVABLE | GFP_ZERO
+        runs = self.page_alloc.alloc_page_runs(gfp, pages) if va else None
         try:
             if va is None or runs is None:
                 raise OutOfMemory(f"no {pages} frames for {start:#x}-{end:#x}")
             self.pgtable.map_runs(mm, start, runs, prot)
         except Exception:
             if runs is not None:
-                self.buddy.free_page_runs(runs)
+                self.page_alloc.free_page_runs(runs)
             if va is not None:
                 self.vma_cache.free(va)
             raise
@@ -308,7 +309,7 @@ class AddressSpaces:
         """Unmap a whole VMA, free its frames and its struct."""
         i = self._place(self._load(mm), vma)
         size = vma.vm_end - vma.vm_start
-        self.buddy.free_page_runs(self.pgtable.unmap_range(mm, vma.vm_start, size))
+        self.page_alloc.free_page_runs(self.pgtable.unmap_range(mm, vma.vm_start, size))
         index = self._load(mm)
         del index.starts[i], index.vmas[i]
         self._free_vma(mm, vma)

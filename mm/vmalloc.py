@@ -138,7 +138,7 @@ class Vmalloc:
         self,
         space: Space,
         lists: Lists,
-        buddy: PageAllocator,
+        page_alloc: PageAllocator,
         pgtable: PageTables,
         kmalloc: Kmalloc,
         cache: KmemCache,
@@ -149,7 +149,7 @@ class Vmalloc:
         self.space = space
         self.ram = space.ram
         self.lists = lists
-        self.buddy = buddy
+        self.page_alloc = page_alloc
         self.pgtable = pgtable
         self.init_mm: MmStruct = pgtable.init_mm
         self.kmalloc = kmalloc
@@ -348,9 +348,9 @@ class Vmalloc:
         """
         if self._mapping:
             return 0
-        before = self.buddy.nr_free_pages() + self.buddy.nr_pcp_pages()
+        before = self.page_alloc.nr_free_pages() + self.page_alloc.nr_pcp_pages()
         self.purge()
-        return max(self.buddy.nr_free_pages() + self.buddy.nr_pcp_pages() - before, 0)
+        return max(self.page_alloc.nr_free_pages() + self.page_alloc.nr_pcp_pages() - before, 0)
 
     def vm_unmap_aliases(self) -> None:
         """After this no TLB knows a translation that vfree or vunmap has taken away."""
@@ -381,7 +381,7 @@ class Vmalloc:
         self.pgtable.check_prot(self.init_mm, prot)
         caller = caller or _caller()
         va = None
-        if -(-size // PAGE_SIZE) <= sum(zone.managed_pages for zone in self.buddy.zones):
+        if -(-size // PAGE_SIZE) <= sum(zone.managed_pages for zone in self.page_alloc.zones):
             va = self._vmalloc_any_order(size, start, end, gfp, prot, flags, caller)
         if va is None and gfp & GFP_NOFAIL:
             raise OutOfMemory(f"__GFP_NOFAIL of vmalloc, {size} bytes: they are not there")
@@ -440,7 +440,7 @@ class Vmalloc:
                 self._protect_alias(area, area.addr, area.nr_pages, PAGE_KERNEL)
             area.pages = area.nr_pages = 0
             self._forget(area)
-            self.buddy.free_page_runs(runs or [])
+            self.page_alloc.free_page_runs(runs or [])
             if array is not None:
                 self._free_array(array)
             if not isinstance(e, OutOfMemory):
@@ -468,14 +468,14 @@ class Vmalloc:
     def _alloc_frames(self, pages: int, order: int, gfp: int) -> Runs | None:
         """``pages`` frames, each freeable alone, as runs; None, nothing taken, without."""
         if not order:
-            return self.buddy.alloc_page_runs(gfp, pages)
+            return self.page_alloc.alloc_page_runs(gfp, pages)
         runs: Runs = []
         for _ in range(pages >> order):
-            pfn = self.buddy.alloc_pages(gfp | GFP_NOWARN, order)
+            pfn = self.page_alloc.alloc_pages(gfp | GFP_NOWARN, order)
             if pfn is None:
-                self.buddy.free_page_runs(runs)
+                self.page_alloc.free_page_runs(runs)
                 return None
-            self.buddy.split_page(pfn, order)
+            self.page_alloc.split_page(pfn, order)
             runs.append((pfn, 1 << order))
         return runs
 
@@ -635,7 +635,7 @@ class Vmalloc:
             self._protect_frames(pfns, PAGE_KERNEL)
         else:
             self._make_lazy(area)
-        self.buddy.free_page_runs(runs_of(np.sort(pfns)))  # long runs are freed faster
+        self.page_alloc.free_page_runs(runs_of(np.sort(pfns)))  # long runs are freed faster
         if array:
             self._free_array(array)
         if self._lazy_nr[0] > self.lazy_max:

@@ -282,10 +282,10 @@ def _memblock(kernel: Kernel, pa: int, found: What) -> None:
 def _frame(kernel: Kernel, pa: int, found: What) -> None:
     space, u64 = kernel.space, kernel.ram.u64
     pfn = pa >> PAGE_SHIFT
-    zone = kernel.buddy.page_zone(pfn)
+    zone = kernel.page_alloc.page_zone(pfn)
     i = space.page_index(pfn)
     flags = u64[i + W_FLAGS]
-    mt = kernel.buddy.get_pageblock_migratetype(pfn)
+    mt = kernel.page_alloc.get_pageblock_migratetype(pfn)
     found.say(
         "frame",
         f"pfn {pfn:#x}, zone {zone.name}, node {zone.node}, pageblock {pfn >> 9:#x} "
@@ -505,7 +505,7 @@ def _padding(kernel: Kernel, cache: Any, offset: int) -> str:
 
 
 def _last_owner(kernel: Kernel, head: int | None, found: What) -> None:
-    owner = kernel.buddy.page_owner
+    owner = kernel.page_alloc.page_owner
     if owner is None or head is None:
         return
     found.say("page_owner", "")

@@ -169,14 +169,14 @@ class Frames:
             i = int(bad.argmax())
             raise CheckError(
                 "pageblock",
-                self.k.buddy.pageblock_pa + i,
+                self.k.page_alloc.buddy.pageblock_pa + i,
                 f"pageblock {i} from the start of RAM is of a migratetype: {int(types[i]):#x}",
             )
 
     def _pageblock_types(self) -> Array:
         first = self.space.start_pfn >> PAGEBLOCK_ORDER
         last = (self.space.end_pfn - 1) >> PAGEBLOCK_ORDER
-        return self.ram.array(self.k.buddy.pageblock_pa, last - first + 1, np.uint8)
+        return self.ram.array(self.k.page_alloc.buddy.pageblock_pa, last - first + 1, np.uint8)
 
     def _marks(self) -> None:
         """What is computed of the zones' sizes: watermarks and reserves, by Linux's formulas."""
@@ -242,7 +242,7 @@ class Frames:
         blocks = [pfns, pfns + PAGEBLOCK_NR_PAGES] if order > PAGEBLOCK_ORDER else [pfns]
         first = self.space.start_pfn >> PAGEBLOCK_ORDER
         types = self._pageblock_types() ^ np.uint8(MigrateType.MOVABLE)
-        if self.k.buddy.mobility_disabled:
+        if self.k.page_alloc.mobility_disabled:
             types = np.full_like(types, MigrateType.MOVABLE)
         for each in blocks:
             wrong = types[(each >> PAGEBLOCK_ORDER) - first] != mt
@@ -348,7 +348,7 @@ class Frames:
 
     def page_poison(self) -> None:
         """Frames that were filled when they were freed hold the pattern."""
-        poison = self.k.buddy.page_poison
+        poison = self.k.page_alloc.prep.page_poison
         for block in self.blocks if poison else ():
             free = (block.state == FREE) | (block.state == PCP)
             for start, count in runs_of(free.nonzero()[0] + block.start):

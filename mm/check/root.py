@@ -70,8 +70,8 @@ def _pointers(kernel: Kernel) -> Iterator[Rule]:
     yield "nr_zones", info.nr_zones, len(kernel.zones)
     yield "zones_pa", info.zones_pa, kernel.zones[0].pa
     yield "zones", info.zones, kernel.va(kernel.zones[0].pa)
-    yield "pageblock_pa", info.pageblock_pa, kernel.buddy.pageblock_pa
-    yield "pageblock_flags", info.pageblock_flags, kernel.va(kernel.buddy.pageblock_pa)
+    yield "pageblock_pa", info.pageblock_pa, kernel.page_alloc.buddy.pageblock_pa
+    yield "pageblock_flags", info.pageblock_flags, kernel.va(kernel.page_alloc.buddy.pageblock_pa)
     yield "memblock_pa", info.memblock_pa, kernel.memblock.pa
     yield "memblock", info.memblock, kernel.va(kernel.memblock.pa)
     yield "init_mm", info.init_mm, kernel.va(kernel.init_mm.pa)
@@ -110,7 +110,7 @@ def _page_alloc(kernel: Kernel) -> Iterator[Rule]:
     zones = {zone.zone_idx: kernel.va(zone.pa) for zone in kernel.zones}
     for number in ZoneType:
         yield f"page_alloc.node_zones[{number}]", info.node_zones[number], zones.get(number, 0)
-    off = int(kernel.buddy.mobility_disabled)
+    off = int(kernel.page_alloc.mobility_disabled)
     yield "page_alloc.page_group_by_mobility_disabled", info.page_group_by_mobility_disabled, off
     yield "page_alloc.high_memory", info.high_memory, kernel.space.high_memory
     for name in ("page_owner", "stack_depot", "page_poison", "pkmap"):

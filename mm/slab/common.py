@@ -431,7 +431,7 @@ class KmemCache(ABC):
         """Frames for a slab (alloc_slab_page): the word index of the head's struct page."""
         flags = gfp & GFP_SLAB_MASK | self.struct.allocflags
         flags = flags | GFP_COMP if order else flags & ~GFP_COMP
-        pfn = self.allocator.buddy.alloc_pages(flags, order)
+        pfn = self.allocator.page_alloc.alloc_pages(flags, order)
         if pfn is None:
             return None
         i = self._space.page_index(pfn)
@@ -453,7 +453,7 @@ class KmemCache(ABC):
         u64[i + W_SLAB_CACHE + 1] = u64[i + W_SLAB_CACHE + 2] = 0
         u64[i + W_TYPE_REF] = ALLOCATED_WORD
         pfn = self._space.start_pfn + ((i - self._memmap) >> 3)
-        self.allocator.buddy.free_pages(pfn, order)
+        self.allocator.page_alloc.free_pages(pfn, order)
 
     def _objects_of(self, i: int) -> Iterable[int]:
         """The VAs of all objects of a slab, free or not."""
@@ -523,7 +523,7 @@ class SlabAllocator(ABC):
         self,
         space: Space,
         lists: Lists,
-        buddy: PageAllocator,
+        page_alloc: PageAllocator,
         slab_caches: int,
         root: SlabRoot,
         task: PageAllocInfo,
@@ -532,7 +532,7 @@ class SlabAllocator(ABC):
         self.space = space
         self.ram = space.ram
         self.lists = lists
-        self.buddy = buddy
+        self.page_alloc = page_alloc
         self.slab_caches = slab_caches
         self.printk = printk
         self.root = root

@@ -749,7 +749,7 @@ class Slab(SlabAllocator):
         """Frames that did not become a slab go back."""
         order = self.slab_order(i)
         self.ram.u64[i + W_TYPE_REF] = ALLOCATED_WORD
-        self.buddy.free_pages(self.space.start_pfn + ((i - self._memmap) >> 3), order)
+        self.page_alloc.free_pages(self.space.start_pfn + ((i - self._memmap) >> 3), order)
 
     def _give_up(self, boot: KmemCache) -> None:
         if isinstance(boot, SlabCache):

@@ -131,7 +131,7 @@ class SlobCache(KmemCache):
         if self._size < PAGE_SIZE:
             slob.free_block(i, va, self._size)
         else:
-            slob.buddy.free_pages(self._pfn(i), get_order(self._size))
+            slob.page_alloc.free_pages(self._pfn(i), get_order(self._size))
         count_down(self._u64, self._index + W_TOTAL_OBJECTS, 1, "kmem_cache_node.total_objects")
         if slob.hooked and slob.kmemleak:
             slob.kmemleak.free(va)
@@ -255,7 +255,7 @@ class Slob(SlabAllocator):
     def new_pages(self, gfp: int, order: int) -> int | None:
         """slob_new_pages: whole pages, their VA."""
         gfp = gfp & ~GFP_ZERO
-        pfn = self.buddy.alloc_pages(gfp | GFP_COMP if order else gfp & ~GFP_COMP, order)
+        pfn = self.page_alloc.alloc_pages(gfp | GFP_COMP if order else gfp & ~GFP_COMP, order)
         return None if pfn is None else self.space.pfn_to_virt(pfn)
 
     # blocks
@@ -276,7 +276,7 @@ class Slob(SlabAllocator):
                     self.lists.delete(head)
                     self.lists.add_tail(head, self._link(i))
                 return va
-        pfn = self.buddy.alloc_pages(gfp & ~(GFP_ZERO | GFP_COMP), 0)
+        pfn = self.page_alloc.alloc_pages(gfp & ~(GFP_ZERO | GFP_COMP), 0)
         if pfn is None:
             return None
         i = self.space.page_index(pfn)
@@ -348,7 +348,7 @@ class Slob(SlabAllocator):
                 self._clear_page_free(i)
             u64[i + W_FREELIST] = u64[i + W_COUNTERS] = 0
             u64[i + W_TYPE_REF] = ALLOCATED_WORD
-            self.buddy.free_pages(self.space.start_pfn + ((i - self._memmap) >> 3), 0)
+            self.page_alloc.free_pages(self.space.start_pfn + ((i - self._memmap) >> 3), 0)
             return
         at = (va - self.space.va(base)) >> 1
         if not u64[i] & PG_SLOB_FREE:  # the page is about to have room

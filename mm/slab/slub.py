@@ -1032,7 +1032,7 @@ def slab_indexes(allocator: SlabAllocator, cache_va: int) -> list[int]:
     at = space.start_pfn
     holes = sorted(
         (z.first_deferred_pfn, z.deferred_end_pfn)
-        for z in allocator.buddy.zones
+        for z in allocator.page_alloc.zones
         if z.first_deferred_pfn < z.deferred_end_pfn
     )
     for start, end in [*holes, (space.end_pfn, space.end_pfn)]:

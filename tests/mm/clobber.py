@@ -163,8 +163,8 @@ class Trial:
                 ("vmap", lambda: self.areas.append(k.vmap([page[0] or 0x80400]) or area)),
                 ("vm_unmap_aliases", k.vm_unmap_aliases),
                 ("set_memory", lambda: k.set_memory(area, 4096, PAGE_KERNEL)),
-                ("drain", k.buddy.drain_all_pages),
-                ("reclaim", k.buddy.reclaim.shrink),
+                ("drain", k.page_alloc.drain_all_pages),
+                ("reclaim", k.page_alloc.reclaim.shrink),
                 ("compact", lambda: k.compaction.compact_zone(k.zones[0], 9)),
             )
         )

@@ -27,7 +27,7 @@ def test_tlb_flush_all_threshold(pages: int, of_kernel: bool) -> None:
     write = read | PAGE_WRITE if not of_kernel else read | 4
     asid = -1 if of_kernel else space.asid
     # Two pages more, so that unmapping leaves no table empty.
-    runs = k.buddy.alloc_page_runs(0xCC0, pages + 2)
+    runs = k.page_alloc.alloc_page_runs(0xCC0, pages + 2)
     assert runs is not None
     k.pgtable.map_runs(space, va, runs, write)
     each = [("page", va + (i << 12), asid) for i in range(pages)]

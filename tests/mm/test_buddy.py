@@ -78,7 +78,7 @@ def test_tail_placement_when_the_next_order_buddy_is_free(kernel: mm.Kernel) -> 
     k = kernel
     order9 = k.alloc_pages(GFP_KERNEL, 9)
     assert order9 is not None
-    k.buddy.split_page(order9, 9)
+    k.page_alloc.split_page(order9, 9)
     # Another page's free list entry first: pages 0, 4..7 free, then 2: its buddy 3 is taken,
     # the order-1 block {2,3}'s buddy {0,1} is not free as order 1.
     p = order9 + 64
@@ -136,12 +136,12 @@ def test_bad_frees(kernel: mm.Kernel) -> None:
 def test_references(kernel: mm.Kernel) -> None:
     pfn = kernel.alloc_page()
     assert pfn is not None
-    kernel.buddy.get_page(pfn)
+    kernel.page_alloc.get_page(pfn)
     kernel.free_page(pfn)
     assert kernel.page(pfn)._refcount == 1
     kernel.free_page(pfn)
     with pytest.raises(BadPage):
-        kernel.buddy.get_page(pfn)
+        kernel.page_alloc.get_page(pfn)
 
 
 def test_limits(kernel: mm.Kernel) -> None:
@@ -157,8 +157,8 @@ def test_split_page(kernel: mm.Kernel) -> None:
     pfn = kernel.alloc_pages(GFP_KERNEL, 4)
     assert pfn is not None
     with pytest.raises(BadPage):
-        kernel.buddy.split_page(pfn, 3)
-    kernel.buddy.split_page(pfn, 4)
+        kernel.page_alloc.split_page(pfn, 3)
+    kernel.page_alloc.split_page(pfn, 4)
     mm.check(kernel)
     for i in range(16):
         kernel.free_page(pfn + (i * 7) % 16)
@@ -182,10 +182,10 @@ def test_bulk_is_what_single_calls_give(boot: Booter, gfp: int) -> None:
 def test_bulk_prefers_one_block(kernel: mm.Kernel) -> None:
     before = free_blocks(kernel)
     (first,) = kernel.alloc_pages_bulk(GFP_KERNEL, 1)
-    runs = kernel.buddy.alloc_page_runs(GFP_KERNEL, 64)
+    runs = kernel.page_alloc.alloc_page_runs(GFP_KERNEL, 64)
     assert runs is not None and len(runs) == 1 and runs[0][0] % 64 == 0 and runs[0][1] == 64
     mm.check(kernel)
-    kernel.buddy.free_page_runs(runs)
+    kernel.page_alloc.free_page_runs(runs)
     kernel.free_page(first)
     assert free_blocks(kernel) == before
     pages = kernel.alloc_pages_bulk(GFP_KERNEL, 1000)
@@ -194,22 +194,22 @@ def test_bulk_prefers_one_block(kernel: mm.Kernel) -> None:
 
 
 def test_bulk_takes_what_there_is(kernel: mm.Kernel) -> None:
-    free = kernel.buddy.nr_free_pages()
+    free = kernel.page_alloc.nr_free_pages()
     assert len(set(kernel.alloc_pages_bulk(GFP_KERNEL, free + 10))) == free
-    assert kernel.buddy.nr_free_pages() == 0
+    assert kernel.page_alloc.nr_free_pages() == 0
     assert kernel.alloc_page() is None
-    assert kernel.buddy.alloc_page_runs(GFP_KERNEL, 1) is None
+    assert kernel.page_alloc.alloc_page_runs(GFP_KERNEL, 1) is None
 
 
 def test_free_page_runs_checks_before_it_frees(kernel: mm.Kernel) -> None:
-    runs = kernel.buddy.alloc_page_runs(GFP_KERNEL, 100)
+    runs = kernel.page_alloc.alloc_page_runs(GFP_KERNEL, 100)
     assert runs is not None
     image = kernel.ram.read(kernel.ram.base, kernel.ram.size)
     for bad in ([*runs, (5, 1)], [*runs, runs[0]]):
         with pytest.raises(BadPage):
-            kernel.buddy.free_page_runs(bad)
+            kernel.page_alloc.free_page_runs(bad)
         assert kernel.ram.read(kernel.ram.base, kernel.ram.size) == image
-    kernel.buddy.free_page_runs(runs)
+    kernel.page_alloc.free_page_runs(runs)
     mm.check(kernel)
 
 
@@ -218,9 +218,9 @@ def test_fallback_claims_whole_pageblocks(boot: Booter) -> None:
     a = k.alloc_page(GFP_KERNEL)
     b = k.alloc_page(GFP_KERNEL)
     assert a is not None and b is not None
-    assert a >> 9 == b >> 9 and k.buddy.get_pageblock_migratetype(a) == 0
+    assert a >> 9 == b >> 9 and k.page_alloc.get_pageblock_migratetype(a) == 0
     movable = k.alloc_page(GFP_HIGHUSER_MOVABLE)
-    assert movable is not None and k.buddy.get_pageblock_migratetype(movable) == 1
+    assert movable is not None and k.page_alloc.get_pageblock_migratetype(movable) == 1
 
 
 @pytest.mark.parametrize("order", [0, 6, 9, 10])

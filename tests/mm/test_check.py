@@ -135,19 +135,19 @@ def buddy_unlisted(w: World) -> int | None:
 @case("page", "not merged")
 def missed_merge(w: World) -> int | None:
     pfn = w.free_head(10)
-    zone = w.k.buddy._index[0]
-    w.k.buddy._del_block(zone, pfn, 10)
-    w.k.buddy._add_block(zone, pfn, 9, 1)
-    w.k.buddy._add_block(zone, pfn + 512, 9, 1)
+    zone = w.k.page_alloc.buddy.index[0]
+    w.k.page_alloc.buddy.del_block(zone, pfn, 10)
+    w.k.page_alloc.buddy.add_block(zone, pfn, 9, 1)
+    w.k.page_alloc.buddy.add_block(zone, pfn + 512, 9, 1)
     return None
 
 
 @case("page", "aligned to its size")
 def misaligned(w: World) -> int | None:
     pfn = w.free_head(10)
-    zone = w.k.buddy._index[0]
-    w.k.buddy._del_block(zone, pfn, 10)
-    w.k.buddy._add_block(zone, pfn + 4, 9, 1)
+    zone = w.k.page_alloc.buddy.index[0]
+    w.k.page_alloc.buddy.del_block(zone, pfn, 10)
+    w.k.page_alloc.buddy.add_block(zone, pfn + 4, 9, 1)
     w.k.zones[0].nr_free_pages -= 512
     return w.page_pa(pfn + 4)
 
@@ -155,7 +155,7 @@ def misaligned(w: World) -> int | None:
 @case("page", "belongs to one block")
 def overlap(w: World) -> int | None:
     pfn = w.free_head(10)
-    w.k.buddy._add_block(w.k.buddy._index[0], pfn + 512, 8, 1)
+    w.k.page_alloc.buddy.add_block(w.k.page_alloc.buddy.index[0], pfn + 512, 8, 1)
     w.k.zones[0].nr_free_pages += 256
     return w.page_pa(pfn + 512)
 

@@ -399,7 +399,7 @@ def test_the_broken_rule_is_named(structure: str, rule: str, corrupt: Break) -> 
 def test_references_beyond_the_mappings_are_fine() -> None:
     w = World()
     _, pte = w.pte(w.mm, 0x10000)
-    w.k.buddy.get_page(pte >> 10)
+    w.k.page_alloc.get_page(pte >> 10)
     mm.check(w.k)
 
 

@@ -171,8 +171,9 @@ def vma(field: str, value: int, why: str) -> object:
         case(
             "zone.nr_free_pages", "zone.nr_free_pages", "it is 0, -1 cannot be",
             store(lambda w: w.k.zones[0], "nr_free_pages", 0),
-            lambda w, k: k.buddy._rmqueue(k.buddy._index[0], 0, k.buddy.get_pageblock_migratetype(
-                w.single), 0),
+            lambda w, k: k.page_alloc.buddy.rmqueue(
+                k.page_alloc.buddy.index[0], 0, k.page_alloc.get_pageblock_migratetype(w.single), 0
+            ),
         ),
         case(
             "pageblock", "pageblock", "is no migratetype",
@@ -268,9 +269,9 @@ def test_a_cache_of_kmalloc_under_slob() -> None:
 def test_a_free_block_of_an_impossible_order(order: int) -> None:
     """`what` once computed 2 to the power of whatever stood there."""
     kernel = mm.boot(Ram(16 << 20), mm.Config())
-    pfn = kernel.buddy.alloc_pages(0xCC0, 3)
+    pfn = kernel.page_alloc.alloc_pages(0xCC0, 3)
     assert pfn is not None
-    kernel.buddy.free_pages(pfn, 3)
+    kernel.page_alloc.free_pages(pfn, 3)
     ram = kernel.ram
     heads = [
         p

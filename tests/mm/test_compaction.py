@@ -28,7 +28,7 @@ def pfn_of(k: mm.Kernel, space: MmStruct, va: int) -> int:
 def fragmented(k: mm.Kernel, flags: int = VM_READ | VM_WRITE) -> tuple[MmStruct, list[int]]:
     """Nearly all of memory in one address space, then every other page unmapped."""
     space = k.mm_alloc()
-    pages = (k.buddy.nr_free_pages() - 200) & ~1
+    pages = (k.page_alloc.nr_free_pages() - 200) & ~1
     k.mmap_region(space, START, pages * PAGE, flags)
     vas = sorted(range(START, START + pages * PAGE, PAGE), key=lambda va: pfn_of(k, space, va))
     for i, va in enumerate(vas):
@@ -92,7 +92,7 @@ def test_what_is_pinned_stays(boot: Booter) -> None:
     for i, va in enumerate(pinned):
         pfn = pfn_of(k, space, va)
         if i % 2:
-            k.buddy.get_page(pfn)
+            k.page_alloc.get_page(pfn)
         else:
             k.page(pfn).flags |= PG_LOCKED
     where = {va: pfn_of(k, space, va) for va in pinned}
@@ -108,10 +108,10 @@ def test_a_shared_page_moves_for_all(boot: Booter) -> None:
     other = k.mm_alloc()
     shared = keep[:40]
     vma = k.mmap_region(other, START, len(shared) * PAGE, VM_READ | VM_WRITE)
-    k.buddy.free_page_runs(k.pgtable.unmap_range(other, START, len(shared) * PAGE))
+    k.page_alloc.free_page_runs(k.pgtable.unmap_range(other, START, len(shared) * PAGE))
     frames = [pfn_of(k, space, va) for va in shared]
     for pfn in frames:
-        k.buddy.get_page(pfn)
+        k.page_alloc.get_page(pfn)
     k.pgtable.map_pages(other, START, frames, vma.vm_page_prot)
     before = [k.copy_from_user(other, START + i * PAGE, PAGE) for i in range(len(shared))]
     assert k.alloc_pages(GFP_KERNEL, 9) is not None
@@ -144,7 +144,7 @@ def test_page_owner_and_poison_follow(boot: Booter) -> None:
     mm.check(k)
     assert not k.messages
     va = next(va for va in keep if pfn_of(k, space, va) != where[va])
-    owner = k.buddy.page_owner
+    owner = k.page_alloc.page_owner
     assert owner is not None
     lines = list(owner.dump(pfn_of(k, space, va)))
     assert lines[0] == "page_owner tracks the page as allocated"

@@ -21,11 +21,11 @@ def settled(k: mm.Kernel) -> int:
     """Free pages with nothing kept back. What one cache gives up may be another's last."""
     k.vm_unmap_aliases()
     before = -1
-    while before != k.buddy.nr_free_pages():
-        before = k.buddy.nr_free_pages()
+    while before != k.page_alloc.nr_free_pages():
+        before = k.page_alloc.nr_free_pages()
         for cache in k.slab.caches():
             cache.shrink()
-        k.buddy.drain_all_pages()
+        k.page_alloc.drain_all_pages()
     return before
 
 
@@ -46,9 +46,9 @@ def failures(k: mm.Kernel, count: int, **values: int) -> list[int]:
 
 
 def test_off_is_off(kernel: mm.Kernel) -> None:
-    assert kernel.buddy.should_fail is None and kernel.slab.failslab is None
+    assert kernel.page_alloc.should_fail is None and kernel.slab.failslab is None
     kernel.fault_injection.set("failslab", probability=100)
-    assert kernel.slab.failslab is not None and kernel.buddy.should_fail is None
+    assert kernel.slab.failslab is not None and kernel.page_alloc.should_fail is None
     assert kernel.kmalloc(64) is None and kernel.alloc_page() is not None
     kernel.fault_injection.off()
     assert kernel.slab.failslab is None and kernel.kmalloc(64) is not None
@@ -84,7 +84,7 @@ def test_fail_nth_counts_slabs_and_pages_alike(kernel: mm.Kernel) -> None:
     assert k.alloc_page() is not None and k.kmalloc(64) is not None
     assert k.fault_injection.fail_nth == 1
     assert k.alloc_page() is None
-    assert k.fault_injection.fail_nth == 0 and k.buddy.should_fail is None
+    assert k.fault_injection.fail_nth == 0 and k.page_alloc.should_fail is None
     assert k.alloc_page() is not None
 
 
@@ -131,7 +131,7 @@ def test_state_survives_attach(boot: Booter) -> None:
     assert again.alloc_page() is not None and again.alloc_page() is None
     assert again.alloc_page() is None  # by probability
     again.fault_injection.off()
-    assert mm.attach(k.ram).buddy.should_fail is None
+    assert mm.attach(k.ram).page_alloc.should_fail is None
 
 
 # the sweep
@@ -184,7 +184,7 @@ def pages(w: World) -> None:
     for order in (0, 0, 1, 3, 5, 9):
         w.keep(k.alloc_pages(GFP_KERNEL, order), lambda pfn, o=order: k.free_pages(pfn, o))
     bulk = k.alloc_pages_bulk(GFP_KERNEL, 50)
-    w.undo.append(lambda: k.buddy.free_page_runs([(pfn, 1) for pfn in bulk]))
+    w.undo.append(lambda: k.page_alloc.free_page_runs([(pfn, 1) for pfn in bulk]))
     if len(bulk) < 50:
         raise OutOfMemory("bulk")
 

@@ -71,11 +71,11 @@ def test_a_tail_in_use_keeps_its_block(pcp: bool, gfp: int, order: int, why: str
     tail = pfn + (1 << order) - 1
     before = k.ram.read(k.page(tail).pa, 64)
     BREAK_TAIL[why](k, tail)
-    free = k.buddy.nr_free_pages() + k.buddy.nr_pcp_pages()
+    free = k.page_alloc.nr_free_pages() + k.page_alloc.nr_pcp_pages()
     with pytest.raises(BadPage) as bad:
         k.free_pages(pfn, order)
     assert bad.value.pfn == tail and why in bad.value.reason
-    assert k.buddy.nr_free_pages() + k.buddy.nr_pcp_pages() == free
+    assert k.page_alloc.nr_free_pages() + k.page_alloc.nr_pcp_pages() == free
     k.ram.write(k.page(tail).pa, before)
     k.free_pages(pfn, order)
     mm.check(k)
@@ -116,14 +116,14 @@ def test_a_held_head_lets_its_tails_go(page_owner: bool) -> None:
     k = mm.boot(Ram(16 << 20), mm.Config(page_owner=page_owner))
     pfn = k.alloc_pages(GFP_KERNEL, 3)
     assert pfn is not None
-    k.buddy.get_page(pfn)
-    free = k.buddy.nr_free_pages() + k.buddy.nr_pcp_pages()
+    k.page_alloc.get_page(pfn)
+    free = k.page_alloc.nr_free_pages() + k.page_alloc.nr_pcp_pages()
     k.free_pages(pfn, 3)
-    assert k.buddy.nr_free_pages() + k.buddy.nr_pcp_pages() == free + 7
+    assert k.page_alloc.nr_free_pages() + k.page_alloc.nr_pcp_pages() == free + 7
     assert (k.page(pfn)._refcount, k.page(pfn).order) == (1, 0)
     mm.check(k)
     k.free_page(pfn)
-    assert k.buddy.nr_free_pages() + k.buddy.nr_pcp_pages() == free + 8
+    assert k.page_alloc.nr_free_pages() + k.page_alloc.nr_pcp_pages() == free + 8
     mm.check(k)
 
 
@@ -131,10 +131,10 @@ def test_a_held_compound_page_stays_whole() -> None:
     k = booted(True)
     pfn = k.alloc_pages(GFP_KERNEL | GFP_COMP, 2)
     assert pfn is not None
-    k.buddy.get_page(pfn)
-    free = k.buddy.nr_free_pages() + k.buddy.nr_pcp_pages()
+    k.page_alloc.get_page(pfn)
+    free = k.page_alloc.nr_free_pages() + k.page_alloc.nr_pcp_pages()
     k.free_pages(pfn, 2)
-    assert k.buddy.nr_free_pages() + k.buddy.nr_pcp_pages() == free
+    assert k.page_alloc.nr_free_pages() + k.page_alloc.nr_pcp_pages() == free
     k.free_pages(pfn, 2)
-    assert k.buddy.nr_free_pages() + k.buddy.nr_pcp_pages() == free + 4
+    assert k.page_alloc.nr_free_pages() + k.page_alloc.nr_pcp_pages() == free + 4
     mm.check(k)

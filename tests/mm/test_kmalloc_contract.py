@@ -114,10 +114,10 @@ def test_a_constructor_that_attach_was_not_given(kind: str) -> None:
     k.kmem_cache_create("with_ctor", 700, ctor=lambda va: None)
     later = mm.attach(ram)
     again = next(c for c in later.slab.caches() if c.name == "with_ctor")
-    free = later.buddy.nr_free_pages() + later.buddy.nr_pcp_pages()
+    free = later.page_alloc.nr_free_pages() + later.page_alloc.nr_pcp_pages()
     with pytest.raises(SlabError, match="with_ctor: its constructor was not given to attach"):
         again.alloc()
-    assert later.buddy.nr_free_pages() + later.buddy.nr_pcp_pages() == free
+    assert later.page_alloc.nr_free_pages() + later.page_alloc.nr_pcp_pages() == free
     mm.check(later)
     made: list[int] = []
     later.slab.set_ctor(again, made.append)

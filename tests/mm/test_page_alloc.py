@@ -39,11 +39,11 @@ QUIET = GFP_NOWARN
 
 def drain_to(k: mm.Kernel, free: int) -> list[int]:
     """Allocate until exactly ``free`` pages are free, past every watermark."""
-    runs = k.buddy.alloc_page_runs(
-        GFP_ATOMIC | GFP_MEMALLOC | QUIET, k.buddy.nr_free_pages() - free
+    runs = k.page_alloc.alloc_page_runs(
+        GFP_ATOMIC | GFP_MEMALLOC | QUIET, k.page_alloc.nr_free_pages() - free
     )
     assert runs is not None
-    assert k.buddy.nr_free_pages() == free
+    assert k.page_alloc.nr_free_pages() == free
     return [pfn for start, n in runs for pfn in range(start, start + n)]
 
 
@@ -72,7 +72,11 @@ def test_watermarks_are_enforced_to_the_page(boot: Booter, gfp: int, left: str) 
     held = drain_to(k, 300)
     while (pfn := k.alloc_page(gfp | QUIET)) is not None:
         held.append(pfn)
-    assert k.buddy.nr_free_pages() == expected == {"min": 128, "half": 64, "none": 0}.get(left, 48)
+    assert (
+        k.page_alloc.nr_free_pages()
+        == expected
+        == {"min": 128, "half": 64, "none": 0}.get(left, 48)
+    )
     many = k.alloc_pages_bulk(gfp | QUIET, 10)
     assert many == []
     mm.check(k)
@@ -80,7 +84,7 @@ def test_watermarks_are_enforced_to_the_page(boot: Booter, gfp: int, left: str) 
         k.free_page(pfn)
     # Many at once stop at the same page.
     more = k.alloc_pages_bulk(gfp | QUIET, 1 << 20)
-    assert k.buddy.nr_free_pages() == expected and len(more) > 3000
+    assert k.page_alloc.nr_free_pages() == expected and len(more) > 3000
     mm.check(k)
 
 
@@ -92,13 +96,13 @@ def test_the_fast_path_stops_at_low(boot: Booter) -> None:
     low = zone._watermark[1]
     assert low == 160
     drain_to(k, low + 1)
-    slow = k.buddy._alloc_pages_slowpath
+    slow = k.page_alloc._alloc_pages_slowpath
 
     def counted(gfp: int, order: int, request: object) -> object:
-        asked.append(k.buddy.nr_free_pages())
+        asked.append(k.page_alloc.nr_free_pages())
         return slow(gfp, order, request)  # type: ignore[arg-type]
 
-    k.buddy._alloc_pages_slowpath = counted  # type: ignore[method-assign,assignment]
+    k.page_alloc._alloc_pages_slowpath = counted  # type: ignore[method-assign,assignment]
     assert k.alloc_page() is not None and asked == []
     assert k.alloc_page() is not None and asked == [low]
 
@@ -109,7 +113,7 @@ def test_order_above_zero_needs_a_block_and_counts_all_but_one(boot: Booter) -> 
     for pfn in held[100:1100]:
         if pfn % 2 == 0:  # plenty of pages, no two adjacent
             k.free_page(pfn)
-    assert k.buddy.nr_free_pages() == 500
+    assert k.page_alloc.nr_free_pages() == 500
     assert k.alloc_pages(GFP_KERNEL | QUIET, 1) is None
     assert k.alloc_page() is not None
     k = boot(16, min_free_kbytes=512)
@@ -117,7 +121,7 @@ def test_order_above_zero_needs_a_block_and_counts_all_but_one(boot: Booter) -> 
     # After it more than min must be free: 160 - (2^5 - 1) = 129 > 128, 160 - (2^6 - 1) is not.
     assert k.alloc_pages(GFP_KERNEL | QUIET, 6) is None
     assert k.alloc_pages(GFP_KERNEL | QUIET, 5) is not None
-    assert k.buddy.nr_free_pages() == 128
+    assert k.page_alloc.nr_free_pages() == 128
     assert k.alloc_page(GFP_KERNEL | QUIET) is None
 
 
@@ -229,12 +233,12 @@ def test_contradictions_are_refused_by_name() -> None:
 
 def test_exact_sizes_and_addresses(boot: Booter) -> None:
     k = boot(16)
-    free = k.buddy.nr_free_pages()
+    free = k.page_alloc.nr_free_pages()
     va = k.alloc_pages_exact(5 * 4096 + 1)
-    assert va is not None and k.buddy.nr_free_pages() == free - 6
+    assert va is not None and k.page_alloc.nr_free_pages() == free - 6
     mm.check(k)
     k.free_pages_exact(va, 5 * 4096 + 1)
-    assert k.buddy.nr_free_pages() == free
+    assert k.page_alloc.nr_free_pages() == free
     with pytest.raises(BadPage):
         k.free_pages_exact(va, 4096)
     k.ram.fill(k.pa(va), 4096, 0x55)
@@ -253,10 +257,10 @@ def test_exact_sizes_and_addresses(boot: Booter) -> None:
 def test_injected_failures_take_nothing(boot: Booter) -> None:
     k = boot(16)
     image = k.ram.read(k.ram.base, k.ram.size)
-    k.buddy.should_fail = lambda gfp, order: order >= 0
+    k.page_alloc.should_fail = lambda gfp, order: order >= 0
     assert k.alloc_page() is None and k.alloc_pages(GFP_KERNEL, 3) is None
     assert k.alloc_pages_bulk(GFP_KERNEL, 5) == []
-    assert k.buddy.alloc_page_runs(GFP_KERNEL, 5) is None
+    assert k.page_alloc.alloc_page_runs(GFP_KERNEL, 5) is None
     assert k.ram.read(k.ram.base, k.ram.size) == image
 
 
@@ -273,7 +277,7 @@ def test_unmovable_claims_a_pageblock_that_is_half_free(boot: Booter) -> None:
         k.free_page(pfn)  # exactly half, as one order-8 block
     taken = k.alloc_page(GFP_KERNEL)
     assert taken is not None and b.get_pageblock_migratetype(taken) == MigrateType.UNMOVABLE
-    assert b._rmqueue_smallest(b._index[0], 0, MigrateType.MOVABLE, 0) is None
+    assert b.buddy.rmqueue_smallest(b.buddy.index[0], 0, MigrateType.MOVABLE, 0) is None
     mm.check(k)
 
 
@@ -313,10 +317,12 @@ def test_fallback_order() -> None:
 
 def test_mobility_is_off_below_2048_pages(boot: Booter) -> None:
     k = boot(8)
-    assert k.buddy.mobility_disabled and k.vmcoreinfo.page_alloc.page_group_by_mobility_disabled
+    assert (
+        k.page_alloc.mobility_disabled and k.vmcoreinfo.page_alloc.page_group_by_mobility_disabled
+    )
     a, b = k.alloc_page(GFP_KERNEL), k.alloc_page(GFP_HIGHUSER_MOVABLE)
     assert a is not None and b is not None
-    assert k.buddy.get_pageblock_migratetype(a) == MigrateType.MOVABLE
+    assert k.page_alloc.get_pageblock_migratetype(a) == MigrateType.MOVABLE
     mm.check(k)
 
 
@@ -373,19 +379,19 @@ def test_page_owner_names_who_allocated_and_who_freed(boot: Booter) -> None:
     assert " test_page_owner_names_who_allocated_and_who_freed" in lines
     assert list(k.messages)[-len(lines) :] == lines
     other = mm.attach(k.ram)
-    assert other.buddy.page_owner is not None
+    assert other.page_alloc.page_owner is not None
     assert (
-        list(other.buddy.page_owner.dump(pfn))
+        list(other.page_alloc.page_owner.dump(pfn))
         == lines[lines.index("page_owner tracks the page as freed") :]
     )
 
 
 def test_page_owner_of_blocks_runs_and_splits(boot: Booter) -> None:
     k = boot(16, page_owner=True)
-    owner = k.buddy.page_owner
+    owner = k.page_alloc.page_owner
     assert owner is not None
     before = set(owner.allocated())
-    runs = k.buddy.alloc_page_runs(GFP_HIGHUSER_MOVABLE, 20)
+    runs = k.page_alloc.alloc_page_runs(GFP_HIGHUSER_MOVABLE, 20)
     block = k.alloc_pages(GFP_KERNEL, 3)
     assert runs is not None and block is not None
     mine = set(owner.allocated()) - before
@@ -397,7 +403,7 @@ def test_page_owner_of_blocks_runs_and_splits(boot: Booter) -> None:
     assert re.fullmatch(
         rf"PFN {block:#x} type Unmovable Block {block >> 9} type Unmovable Flags 0x.*", lines[1]
     )
-    k.buddy.free_page_runs([*runs, (block, 8)])
+    k.page_alloc.free_page_runs([*runs, (block, 8)])
     assert set(owner.allocated()) == before
     assert k.vmcoreinfo.page_alloc.nr_stacks <= NR_STACK_RECORDS
     mm.check(k)

@@ -119,13 +119,13 @@ def test_struct_per_cpu_pages_of_the_golden_machines() -> None:
 
 def test_refill_pop_push_and_drain(boot: Booter) -> None:
     k = boot(256, pcp=True)
-    assert k.buddy.drain_all_pages() >= 0
-    free = k.buddy.nr_free_pages()
+    assert k.page_alloc.drain_all_pages() >= 0
+    free = k.page_alloc.nr_free_pages()
     first = k.alloc_page(GFP_KERNEL)
     assert first is not None
     # One batch of 15 came, in ascending order; one of them was popped.
-    assert lists(k)[0] == list(range(first + 1, first + 15)) and k.buddy.nr_pcp_pages() == 14
-    assert k.buddy.nr_free_pages() == free - 15
+    assert lists(k)[0] == list(range(first + 1, first + 15)) and k.page_alloc.nr_pcp_pages() == 14
+    assert k.page_alloc.nr_free_pages() == free - 15
     k.free_page(first)
     assert lists(k)[0][:2] == [first, first + 1]  # to the head, used next
     assert k.alloc_page(GFP_KERNEL) == first
@@ -141,8 +141,8 @@ def test_refill_pop_push_and_drain(boot: Booter) -> None:
     assert k.alloc_page(GFP_HIGHUSER_MOVABLE) is not None
     assert len(lists(k)[1]) == 14
     report = mm.check(k)
-    assert report.pcp == k.buddy.nr_pcp_pages() > 0
-    assert k.buddy.drain_all_pages() == report.pcp and k.buddy.nr_pcp_pages() == 0
+    assert report.pcp == k.page_alloc.nr_pcp_pages() > 0
+    assert k.page_alloc.drain_all_pages() == report.pcp and k.page_alloc.nr_pcp_pages() == 0
     assert mm.check(k).pcp == 0
 
 
@@ -186,7 +186,7 @@ def test_last_pages_are_drained_before_a_failure(boot: Booter) -> None:
     pages = k.alloc_pages_bulk(GFP_KERNEL, 1 << 20)
     for pfn in pages[:3]:
         k.free_page(pfn)  # on the lists, none in the buddy's
-    assert k.buddy.nr_free_pages() == 0 and k.buddy.nr_pcp_pages() == 3
+    assert k.page_alloc.nr_free_pages() == 0 and k.page_alloc.nr_pcp_pages() == 3
     assert k.alloc_page(GFP_KERNEL | GFP_NOWARN) is not None
     assert len(k.alloc_pages_bulk(GFP_HIGHUSER_MOVABLE, 5)) == 2
     assert k.alloc_page(GFP_KERNEL | GFP_NOWARN) is None
@@ -206,7 +206,7 @@ def test_attach_goes_on_alike(boot: Booter) -> None:
     for kernel in (k, other):
         for i in range(200):
             kernel.alloc_pages(GFP_HIGHUSER_MOVABLE if i % 3 else GFP_KERNEL, i % 5)
-        kernel.buddy.drain_all_pages()
+        kernel.page_alloc.drain_all_pages()
     assert copy.read(copy.base, copy.size) == k.ram.read(k.ram.base, k.ram.size)
 
 
@@ -267,7 +267,7 @@ class PcpModel(RuleBasedStateMachine):
         self.managed = self.total()
 
     def total(self) -> int:
-        return self.k.buddy.nr_free_pages() + self.k.buddy.nr_pcp_pages()
+        return self.k.page_alloc.nr_free_pages() + self.k.page_alloc.nr_pcp_pages()
 
     def take(self, pfn: int, order: int) -> tuple[int, int]:
         new = set(range(pfn, pfn + (1 << order)))
@@ -343,25 +343,25 @@ class PcpModel(RuleBasedStateMachine):
     def hog(self, keep: int) -> None:
         """Take nearly everything for a moment: the reserves and the drain come into play."""
         pages = self.k.alloc_pages_bulk(
-            GFP_KERNEL | GFP_NOWARN, max(0, self.k.buddy.nr_free_pages() - keep)
+            GFP_KERNEL | GFP_NOWARN, max(0, self.k.page_alloc.nr_free_pages() - keep)
         )
         pfn = self.k.alloc_page(GFP_KERNEL | GFP_NOWARN)
         for zone in self.k.zones:
             assert zone.nr_free_pages >= zone._watermark[0] - zone.per_cpu_pageset.batch
         if pfn is not None:
             self.k.free_page(pfn)
-        self.k.buddy.free_page_runs(runs_of(pages))
+        self.k.page_alloc.free_page_runs(runs_of(pages))
 
     @rule()
     def drain(self) -> None:
-        self.k.buddy.drain_all_pages()
-        assert self.k.buddy.nr_pcp_pages() == 0
+        self.k.page_alloc.drain_all_pages()
+        assert self.k.page_alloc.nr_pcp_pages() == 0
 
     @invariant()
     def consistent(self) -> None:
         assert self.total() == self.managed - len(self.frames)
         report = mm.check(self.k)
-        assert report.pcp == self.k.buddy.nr_pcp_pages()
+        assert report.pcp == self.k.page_alloc.nr_pcp_pages()
 
 
 TestPcpModel = PcpModel.TestCase

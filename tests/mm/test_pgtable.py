@@ -179,15 +179,15 @@ def test_freed_tables_leave_after_the_flush(boot: Booter) -> None:
         free_at_flush = -1
 
         def flush_tlb_mm(self, asid: int) -> None:
-            self.free_at_flush = k.buddy.nr_free_pages()
+            self.free_at_flush = k.page_alloc.nr_free_pages()
 
     watch = Watch()
     k = mm.boot(Ram(16 << 20), hart=watch)
     m = k.mm_alloc()
     k.pgtable.map_range(m, 0x1000, FAR, 4096, PAGE_READ)
-    before = k.buddy.nr_free_pages()
+    before = k.page_alloc.nr_free_pages()
     k.pgtable.unmap_range(m, 0x1000, 4096)
-    assert watch.free_at_flush == before and k.buddy.nr_free_pages() == before + 2
+    assert watch.free_at_flush == before and k.page_alloc.nr_free_pages() == before + 2
 
 
 @MODES
@@ -207,7 +207,7 @@ def test_split_keeps_every_translation(boot: Booter, mode: PagingMode) -> None:
 
 def drain(k: mm.Kernel, keep: int) -> list[tuple[int, int]]:
     """Take all memory but ``keep`` pages."""
-    runs = k.buddy.alloc_page_runs(GFP_KERNEL, k.buddy.nr_free_pages() - keep)
+    runs = k.page_alloc.alloc_page_runs(GFP_KERNEL, k.page_alloc.nr_free_pages() - keep)
     assert runs is not None
     return runs
 
@@ -221,18 +221,18 @@ def test_running_out_of_memory_at_every_point_of_map_range(boot: Booter, mode: P
     failures = 0
     for keep in range(13):
         extra = [k.alloc_page() for _ in range(12 - keep)]
-        free = k.buddy.nr_free_pages()
+        free = k.page_alloc.nr_free_pages()
         tables = m.pgtables_bytes
         try:
             k.pgtable.map_range(m, va, FAR + va, size, PAGE_WRITE)
         except OutOfMemory:
             failures += 1
             assert list(k.pgtable.leaves(k.pgtable.root(m), True)) == []
-            assert k.buddy.nr_free_pages() == free and m.pgtables_bytes == tables
+            assert k.page_alloc.nr_free_pages() == free and m.pgtables_bytes == tables
         else:
             assert translate(k, m, va + size - 1) == FAR + va + size - 1
             k.pgtable.unmap_range(m, va, size)
-            assert k.buddy.nr_free_pages() == free
+            assert k.page_alloc.nr_free_pages() == free
         assert flushes(k) in ([], [("mm", m.asid)])
         for pfn in extra:
             assert pfn is not None
@@ -255,7 +255,7 @@ def test_running_out_of_memory_in_a_split(boot: Booter) -> None:
             with pytest.raises(OutOfMemory):
                 k.pgtable.unmap_range(m, G1 + 4096, G1)
             assert set(k.pgtable.leaves(k.pgtable.root(m), True)) == image
-            assert k.buddy.nr_free_pages() == keep
+            assert k.page_alloc.nr_free_pages() == keep
         else:
             assert k.pgtable.unmap_range(m, G1 + 4096, G1) == [((FAR >> 12) + 1, G1 >> 12)]
         for pfn in extra:
@@ -309,7 +309,7 @@ def test_against_a_dictionary(boot: Booter, mode: PagingMode) -> None:
     """Random map, unmap and protect; every page of the arena walked after every step."""
     k = boot(16, paging=mode)
     clean = {(v, lv) for v, lv, _ in k.pgtable.leaves(k.pgtable.root(k.init_mm))}
-    free = k.buddy.nr_free_pages()
+    free = k.page_alloc.nr_free_pages()
     m = k.mm_alloc()
     rng = random.Random(mode.levels)
     arena, pages = 3 * G1 - 3 * K2 - 8192, 4 * 512 + 40
@@ -368,7 +368,7 @@ def test_against_a_dictionary(boot: Booter, mode: PagingMode) -> None:
     for cache in k.slab.caches():
         if cache.name == "mm_struct":
             cache.shrink()
-    assert k.buddy.nr_free_pages() == free
+    assert k.page_alloc.nr_free_pages() == free
     assert {(v, lv) for v, lv, _ in k.pgtable.leaves(k.pgtable.root(k.init_mm))} == clean
     mm.check(k)
 

@@ -85,7 +85,7 @@ def test_buddyinfo(k: mm.Kernel) -> None:
 def test_buddyinfo_counts_deferred_blocks(boot: Booter) -> None:
     k = boot(1024)
     (counts,) = buddy_rows(proc.buddyinfo(k)).values()
-    assert sum(n << o for o, n in enumerate(counts)) == k.buddy.nr_free_pages()
+    assert sum(n << o for o, n in enumerate(counts)) == k.page_alloc.nr_free_pages()
 
 
 def test_pagetypeinfo(k: mm.Kernel) -> None:
@@ -174,7 +174,7 @@ def test_fragmentation_indexes(boot: Booter) -> None:
     held = k.alloc_pages_bulk(GFP_KERNEL, 100000)
     for pfn in held[::2]:
         k.free_page(pfn)
-    k.buddy.drain_all_pages()
+    k.page_alloc.drain_all_pages()
     (line,) = proc.extfrag_index(k).splitlines()
     values = scan("Node %d, zone %8s " + "%2d.%03d " * 11, line)[2:]
     assert values[:2] == [-1, 0]  # an order 0 request does not fail

@@ -43,7 +43,7 @@ def test_zones_that_are_not_configured() -> None:
 def test_gfp_dma_on_a_machine_without_zone_dma() -> None:
     k = mm.boot(Ram(64 * MIB))  # all of it is DMA32
     pfn = k.alloc_pages(GFP_KERNEL | GFP_DMA, 0)
-    assert pfn is not None and k.buddy.page_zone(pfn).name == "DMA32"
+    assert pfn is not None and k.page_alloc.page_zone(pfn).name == "DMA32"
     cache = k.kmem_cache_create("for_dma", 64, flags=SLAB_CACHE_DMA)
     assert cache.alloc() is not None
     assert k.kmalloc(64, GFP_KERNEL | GFP_DMA) is not None
@@ -56,9 +56,9 @@ def test_gfp_dma32_on_a_machine_without_zone_dma32() -> None:
     zones: ZoneConfig = ((ZoneType.DMA, RAM_BASE + 16 * MIB), (ZoneType.NORMAL, None))
     k = mm.boot(Ram(64 * MIB), mm.Config(zones=zones))
     pfn = k.alloc_pages(GFP_KERNEL | GFP_DMA32, 0)
-    assert pfn is not None and k.buddy.page_zone(pfn).name == "Normal"
+    assert pfn is not None and k.page_alloc.page_zone(pfn).name == "Normal"
     pfn = k.alloc_pages(GFP_KERNEL | GFP_DMA, 0)
-    assert pfn is not None and k.buddy.page_zone(pfn).name == "DMA"
+    assert pfn is not None and k.page_alloc.page_zone(pfn).name == "DMA"
     mm.check(k)
 
 
@@ -72,8 +72,8 @@ def test_compaction_ends_at_the_first_zone_that_has_a_block(works_in: str) -> No
         asked.append(zone.name)
         return zone.name == works_in
 
-    k.buddy.compactor = compactor
-    assert k.buddy._compact(k.buddy._request(GFP_KERNEL), 3) == bool(works_in)
+    k.page_alloc.compactor = compactor
+    assert k.page_alloc._compact(k.page_alloc._request(GFP_KERNEL), 3) == bool(works_in)
     assert asked == (["Normal"] if works_in == "Normal" else ["Normal", "DMA32"])
 
 
@@ -86,24 +86,24 @@ def exhausted() -> mm.Kernel:
 
 def test_nofail_reaches_the_reserves_page_by_page_and_in_runs() -> None:
     k = exhausted()
-    reserve = k.buddy.nr_free_pages()
+    reserve = k.page_alloc.nr_free_pages()
     assert reserve > 64  # the min watermark
-    assert k.buddy.alloc_page_runs(GFP_KERNEL | GFP_NOWARN, 1) is None
+    assert k.page_alloc.alloc_page_runs(GFP_KERNEL | GFP_NOWARN, 1) is None
     assert k.alloc_pages(GFP_KERNEL | GFP_NOFAIL, 0) is not None
-    runs = k.buddy.alloc_page_runs(GFP_KERNEL | GFP_NOFAIL, reserve - 1)
+    runs = k.page_alloc.alloc_page_runs(GFP_KERNEL | GFP_NOFAIL, reserve - 1)
     assert runs is not None and sum(n for _, n in runs) == reserve - 1
-    assert k.buddy.nr_free_pages() == 0
+    assert k.page_alloc.nr_free_pages() == 0
     mm.check(k)
-    k.buddy.free_page_runs(runs)
+    k.page_alloc.free_page_runs(runs)
     mm.check(k)
 
 
 def test_nofail_runs_that_cannot_be_take_nothing() -> None:
     k = exhausted()
-    reserve = k.buddy.nr_free_pages()
+    reserve = k.page_alloc.nr_free_pages()
     with pytest.raises(OutOfMemory):
-        k.buddy.alloc_page_runs(GFP_KERNEL | GFP_NOFAIL, reserve + 1)
-    assert k.buddy.nr_free_pages() == reserve
+        k.page_alloc.alloc_page_runs(GFP_KERNEL | GFP_NOFAIL, reserve + 1)
+    assert k.page_alloc.nr_free_pages() == reserve
     mm.check(k)
 
 
@@ -111,7 +111,7 @@ def test_nofail_vmalloc_never_answers_none() -> None:
     k = exhausted()
     assert k.vmalloc(4096, GFP_KERNEL | GFP_NOWARN) is None
     with pytest.raises(OutOfMemory):
-        k.vmalloc((k.buddy.nr_free_pages() + 1) << 12, GFP_KERNEL | GFP_NOFAIL)
+        k.vmalloc((k.page_alloc.nr_free_pages() + 1) << 12, GFP_KERNEL | GFP_NOFAIL)
     with pytest.raises(OutOfMemory):
         k.vmalloc(1 << 40, GFP_KERNEL | GFP_NOFAIL)
     mm.check(k)

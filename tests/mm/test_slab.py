@@ -104,7 +104,7 @@ def test_full_slabs_leave_and_enter_the_partial_list(kernel: mm.Kernel) -> None:
 def test_empty_slabs_beyond_min_partial_are_discarded(kernel: mm.Kernel) -> None:
     cache = eight(kernel)
     assert cache.struct.cpu_partial_slabs == 13
-    free = kernel.buddy.nr_free_pages()
+    free = kernel.page_alloc.nr_free_pages()
     objects = [need(cache.alloc()) for _ in range(160)]
     assert cache.nr_slabs == 20
     for va in objects:
@@ -114,7 +114,7 @@ def test_empty_slabs_beyond_min_partial_are_discarded(kernel: mm.Kernel) -> None
     assert cache.nr_partial == 5 and len(cache.cpu_partial_slabs()) == 6
     assert cache.nr_slabs == 12
     assert cache.shrink() == 12
-    assert kernel.buddy.nr_free_pages() == free
+    assert kernel.page_alloc.nr_free_pages() == free
     mm.check(kernel)
 
 

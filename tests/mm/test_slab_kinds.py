@@ -387,10 +387,10 @@ def test_slob_blocks_as_linux_encodes_them() -> None:
     assert slob.free_blocks(page) == [(200, 1848)]
     slob.free_block(i, fill, 200)
     assert slob.free_blocks(page) == [(100, 1948)]
-    free = k.buddy.nr_free_pages() + sum(z.per_cpu_pageset.count for z in k.zones)
+    free = k.page_alloc.nr_free_pages() + sum(z.per_cpu_pageset.count for z in k.zones)
     slob.free_block(i, va, 200)
     assert slob.slab_pfn(va) is None
-    assert k.buddy.nr_free_pages() + sum(z.per_cpu_pageset.count for z in k.zones) == free + 1
+    assert k.page_alloc.nr_free_pages() + sum(z.per_cpu_pageset.count for z in k.zones) == free + 1
     mm.check(k)
 
 

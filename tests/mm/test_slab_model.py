@@ -37,7 +37,7 @@ class SlabModel(RuleBasedStateMachine):
         k.slab.create("m_line", 100, flags=SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE)
         k.slab.create("m_page", 3000, align=512, flags=SLAB_NO_MERGE)
         self.settle()
-        self.free_pages = k.buddy.nr_free_pages()
+        self.free_pages = k.page_alloc.nr_free_pages()
         self.active = self.counters()
         self.starts: list[int] = []  # sorted
         self.live: dict[int, tuple[int, int, str]] = {}  # size, fill, cache ("": kmalloc)
@@ -224,7 +224,7 @@ class SlabModel(RuleBasedStateMachine):
                 self.k.kfree(va)
         self.settle()
         report = mm.check(self.k)
-        assert self.k.buddy.nr_free_pages() == self.free_pages, report
+        assert self.k.page_alloc.nr_free_pages() == self.free_pages, report
         assert self.counters() == self.active
         assert not self.k.messages
 

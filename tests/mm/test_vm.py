@@ -61,7 +61,7 @@ def test_vfree_refuses_and_returns_everything(kernel: mm.Kernel) -> None:
     warm = k.vmalloc(4096)
     assert warm is not None
     k.vfree(warm)
-    free = k.buddy.nr_free_pages()
+    free = k.page_alloc.nr_free_pages()
     va = k.vmalloc(100 * 4096)
     assert va is not None
     with pytest.raises(BadFree):
@@ -74,7 +74,7 @@ def test_vfree_refuses_and_returns_everything(kernel: mm.Kernel) -> None:
     k.slab.caches()[7].shrink()
     for cache in k.slab.caches():
         cache.shrink()
-    assert k.buddy.nr_free_pages() >= free
+    assert k.page_alloc.nr_free_pages() >= free
     mm.check(k)
 
 
@@ -84,13 +84,13 @@ def test_no_addresses_and_no_memory(kernel: mm.Kernel) -> None:
     assert k.vmalloc_range(8192, start, start + 0x2000) is None  # no room for the guard page
     assert k.vmalloc_range(4096, start, start + 0x2000) == start
     assert k.vmalloc_range(4096, start, start + 0x2000) is None
-    free = k.buddy.nr_free_pages()
+    free = k.page_alloc.nr_free_pages()
     assert k.vmalloc(1 << 30) is None
     with pytest.raises(ValueError):
         k.vmalloc(0)
     with pytest.raises(ValueError):
         k.vmalloc_range(4096, start, start + (1 << 30), prot=0x2 | 0x4 | 0x8)
-    assert k.buddy.nr_free_pages() == free
+    assert k.page_alloc.nr_free_pages() == free
     mm.check(k)
 
 
@@ -99,12 +99,12 @@ def test_vmalloc_out_of_memory_at_every_point(boot: Booter, prot: int) -> None:
     k = boot(16)
     warm = k.module_alloc(20 * 4096)  # the direct map is split where it will be
     assert warm is not None
-    hold = k.buddy.alloc_page_runs(0xCC0, k.buddy.nr_free_pages() - 30)
+    hold = k.page_alloc.alloc_page_runs(0xCC0, k.page_alloc.nr_free_pages() - 30)
     assert hold is not None
     outcomes = set()
     for keep in range(31):
         extra = [k.alloc_page() for _ in range(30 - keep)]
-        before = k.buddy.nr_free_pages()
+        before = k.page_alloc.nr_free_pages()
         assert before == keep
         start = k.layout.vmalloc_start
         va = k.vmalloc_range(20 * 4096, start, start + (1 << 30), prot=prot)
@@ -118,7 +118,7 @@ def test_vmalloc_out_of_memory_at_every_point(boot: Booter, prot: int) -> None:
         mm.check(k)
         for cache in k.slab.caches():
             cache.shrink()
-        split = k.buddy.nr_free_pages()  # a table that split the direct map stays
+        split = k.page_alloc.nr_free_pages()  # a table that split the direct map stays
         assert split == 30 or (prot == PAGE_KERNEL_EXEC and split == 29)
         if split == 29:
             k.free_page(hold[0][0])
@@ -238,7 +238,7 @@ def test_address_spaces_give_everything_back(kernel: mm.Kernel) -> None:
     k.mmdrop(k.mm_alloc())
     for cache in k.slab.caches():
         cache.shrink()
-    free = k.buddy.nr_free_pages()
+    free = k.page_alloc.nr_free_pages()
     mms = [k.mm_alloc() for _ in range(5)]
     assert len({m.asid for m in mms}) == 5 and 0 not in {m.asid for m in mms}
     for i, m in enumerate(mms):
@@ -250,7 +250,7 @@ def test_address_spaces_give_everything_back(kernel: mm.Kernel) -> None:
         assert isinstance(k.hart, Recorder) and ("mm", asid) in k.hart.take()
     for cache in k.slab.caches():
         cache.shrink()
-    assert k.buddy.nr_free_pages() == free
+    assert k.page_alloc.nr_free_pages() == free
     mm.check(k)
 
 
@@ -265,11 +265,11 @@ def test_mmap_out_of_memory_changes_nothing(boot: Booter) -> None:
     k = boot(8)
     m = k.mm_alloc()
     k.mmap_region(m, 0x10000, 0x1000, VM_READ)
-    free = k.buddy.nr_free_pages()
+    free = k.page_alloc.nr_free_pages()
     for pages in (free, free - 1, free + 1, 1 << 20):
         with pytest.raises(OutOfMemory):
             k.mmap_region(m, 1 << 30, pages * 4096, VM_READ)
-        assert k.buddy.nr_free_pages() == free and m.map_count == 1
+        assert k.page_alloc.nr_free_pages() == free and m.map_count == 1
         mm.check(k)
 
 

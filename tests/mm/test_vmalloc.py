@@ -64,7 +64,7 @@ def settled(k: mm.Kernel) -> int:
     k.vm_unmap_aliases()
     for cache in k.slab.caches():
         cache.shrink()
-    return k.buddy.nr_free_pages()
+    return k.page_alloc.nr_free_pages()
 
 
 # lazy unmapping
@@ -94,9 +94,9 @@ def test_frames_are_free_at_once_addresses_after_the_purge(kernel: mm.Kernel) ->
     k = kernel
     va = need(k.vmalloc(100 * PAGE_SIZE))
     pfns = k.vmalloc_areas.pages_of(area_of(k, va))
-    before = k.buddy.nr_free_pages()
+    before = k.page_alloc.nr_free_pages()
     k.vfree(va)
-    assert k.buddy.nr_free_pages() >= before + 100
+    assert k.page_alloc.nr_free_pages() >= before + 100
     other = need(k.vmalloc(PAGE_SIZE))
     assert other == va + 101 * PAGE_SIZE
     assert k.alloc_page() is not None and pfns
@@ -178,10 +178,10 @@ def test_nothing_is_purged_while_an_area_is_being_mapped(boot: Booter) -> None:
             taken.append(k.vmalloc_areas.shrink())
         return False
 
-    k.buddy.should_fail = shrinks  # called from within every allocation
+    k.page_alloc.should_fail = shrinks  # called from within every allocation
     at = k.layout.vmalloc_start + PMD_SIZE - 4 * PAGE_SIZE
     va = k.vmalloc_range(8 * PAGE_SIZE, at, at + MIB)  # the waiting table, and a new one
-    k.buddy.should_fail = None
+    k.page_alloc.should_fail = None
     assert va == at and taken == [0] and k.vmalloc_areas.lazy_pages == 2
     mm.check(k)
 
@@ -191,14 +191,14 @@ def test_tables_and_structs_leave_after_the_flush(boot: Booter) -> None:
         free_at_flush = -1
 
         def flush_tlb_all(self) -> None:
-            self.free_at_flush = k.buddy.nr_free_pages()
+            self.free_at_flush = k.page_alloc.nr_free_pages()
 
     watch = Watch()
     k = mm.boot(Ram(16 * MIB), hart=watch)
     k.vfree(need(k.vmalloc(PAGE_SIZE)))
-    free = k.buddy.nr_free_pages()
+    free = k.page_alloc.nr_free_pages()
     k.vm_unmap_aliases()
-    assert watch.free_at_flush == free == k.buddy.nr_free_pages() - 1
+    assert watch.free_at_flush == free == k.page_alloc.nr_free_pages() - 1
 
 
 def test_nothing_is_kept(boot: Booter) -> None:
@@ -396,8 +396,8 @@ def test_huge_falls_back_without_blocks(boot: Booter) -> None:
     while (pfn := k.alloc_pages(GFP_KERNEL, 9)) is not None:
         held.append(pfn)
     for pfn in held:  # free again, but for one frame in each block
-        k.buddy.split_page(pfn, 9)
-        k.buddy.free_page_runs([(pfn + 1, 511)])
+        k.page_alloc.split_page(pfn, 9)
+        k.page_alloc.free_page_runs([(pfn + 1, 511)])
     va = need(k.vmalloc_huge(PMD_SIZE))
     area = area_of(k, va)
     assert (area.page_order, area.nr_pages, area.size) == (0, 512, PMD_SIZE + PAGE_SIZE)

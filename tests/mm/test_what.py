@@ -68,7 +68,7 @@ def test_blocks_free_and_allocated(boot: Booter) -> None:
     found = what(k, (pfn + 5) << 12).facts
     assert found["state"] == "free" and found["head"] <= pfn + 5
     assert found["head"] + (1 << found["order"]) > pfn + 5
-    k.buddy.drain_all_pages()
+    k.page_alloc.drain_all_pages()
     assert what(k, (pfn + 5) << 12).facts["state"] == "free"
     deferred = boot(1024)
     at = deferred.zones[0].first_deferred_pfn + 7
