@@ -24,7 +24,7 @@ class StopReason(Enum):
 ORDERLY = (StopReason.EXIT, StopReason.RESET)  # by the guest's own wish
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Stop:
     """The end of a run: the reason, the exit code, the unhandled trap where there is one.
 
@@ -36,3 +36,9 @@ class Stop:
     trap: Trap | None = None
     detail: str = ""
     value: Any = None
+
+    def __repr__(self) -> str:
+        code = f" {self.code}" if self.reason is StopReason.EXIT else ""
+        more = [str(what) for what in (self.trap, self.detail) if what]
+        more += [] if self.value is None else [f"value {self.value!r}"]
+        return f"<Stop {self.reason.value}{code}{': ' if more else ''}{', '.join(more)}>"

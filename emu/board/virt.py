@@ -109,7 +109,11 @@ class VirtBoard(Machine):
 
     def _line(self, place: board.Place) -> Callable[[bool], None]:
         """The wire from the device at ``place`` to the PLIC."""
-        return partial(self.plic.set_line, place.irq)
+        return self.line(place.irq)
+
+    def line(self, irq: int) -> Callable[[bool], None]:
+        """The wire to source ``irq`` of the PLIC."""
+        return partial(self.plic.set_line, irq)
 
     def reset(self) -> None:
         """As the board's reset line does: the devices as they began, the hart in its reset.

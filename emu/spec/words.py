@@ -48,3 +48,10 @@ ABI_NAMES = (
     *(f"s{i}" for i in range(2, 12)),
     *("t3", "t4", "t5", "t6"),
 )
+FPR_ABI_NAMES = (
+    *(f"ft{i}" for i in range(8)),
+    *("fs0", "fs1"),
+    *(f"fa{i}" for i in range(8)),
+    *(f"fs{i}" for i in range(2, 12)),
+    *("ft8", "ft9", "ft10", "ft11"),
+)

@@ -14,13 +14,6 @@ from emu.hart import csr_access as CSR
 from emu.spec import words
 from emu.spec.csr import Priv
 
-_FPR_NAMES = (
-    *(f"ft{i}" for i in range(8)),
-    *("fs0", "fs1"),
-    *(f"fa{i}" for i in range(8)),
-    *(f"fs{i}" for i in range(2, 12)),
-    *("ft8", "ft9", "ft10", "ft11"),
-)
 _POINTERS = {"ra": "code_ptr", "sp": "data_ptr", "gp": "data_ptr", "tp": "data_ptr"}
 _M64 = (1 << 64) - 1
 CORE_COUNT = 33  # x0 to x31 and pc: what a `g` packet holds
@@ -50,10 +43,13 @@ class Registers:
         self._hart = hart
         cpu = [self._word(name, words.GPR + i) for i, name in enumerate(words.ABI_NAMES)]
         cpu.append(_Register("pc", 8, "code_ptr", lambda: hart.pc, self._write_pc))
-        fpu = [self._word(name, words.FPR + i, "riscv_double") for i, name in enumerate(_FPR_NAMES)]
+        fpu = [
+            self._word(name, words.FPR + i, "riscv_double")
+            for i, name in enumerate(words.FPR_ABI_NAMES)
+        ]
         fpu += [self._csr(name, number, 4) for number, name in CSR.FP_CSRS.items()]
-        names = sorted(CSR.NAMES.items())
-        csr = [self._csr(name, number) for number, name in names if self._has(number)]
+        csrs = sorted(CSR.NAMES.items())
+        csr = [self._csr(name, number) for number, name in csrs if self._has(number)]
         virtual = [_Register("priv", 8, "int", lambda: int(hart.priv), self._write_priv, False)]
         self._features = (("cpu", cpu), ("fpu", fpu), ("csr", csr), ("virtual", virtual))
         self._all = [register for _, group in self._features for register in group]
