@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable
 
 from emu.board.memory_map import TIMEBASE_HZ
+from emu.engine import native
 
 _NS_PER_TICK = 1_000_000_000 // TIMEBASE_HZ
+# The clock that `time.monotonic_ns` reads, for clock_gettime.
+_HOST_CLOCK = getattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_MONOTONIC)
 _REMIND = 0.001  # seconds
 _WAIT_MAX = 3600.0  # seconds; an alarm further away is looked at again
 
@@ -40,6 +43,8 @@ class Clock:
 
     def __init__(self, lock: threading.RLock | None = None) -> None:
         self.lock = lock or threading.RLock()
+        # For the C, which reads `mtime` for the guest: the same as `now`, or that Python be asked.
+        self.shared = native.Clock(kind=native.ASK_PYTHON)
         self._alarms: list[Alarm] = []
         # Of a hart that waits: each alarm may have been the last that could wake it, so it
         # looks again whether it waits for ever. Set and used with the lock held.
@@ -106,18 +111,22 @@ class RealClock(Clock):
     ) -> None:
         super().__init__(lock)
         self._remind = remind
-        self._start = time.monotonic_ns()
+        self.shared.kind, self.shared.host_clock = native.HOST_CLOCK, _HOST_CLOCK
+        self.shared.per_tick = _NS_PER_TICK
+        self.shared.start = time.monotonic_ns()
         self._changed = threading.Condition(self.lock)
         self._sleeps_until: int | None = None  # ticks; None: until told
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def now(self) -> int:
-        return (time.monotonic_ns() - self._start) // _NS_PER_TICK
+        shared = self.shared
+        passed = (time.monotonic_ns() - shared.start) // _NS_PER_TICK
+        return int(shared.since + passed) & (1 << 64) - 1
 
     def set_now(self, ticks: int) -> None:
         with self.lock:
-            self._start = time.monotonic_ns() - ticks * _NS_PER_TICK
+            self.shared.start, self.shared.since = time.monotonic_ns(), ticks
             self._sleeps_until = None
             self.alarms_changed()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 
 from emu.board.clock import Clock
+from emu.engine import native
 from emu.engine.block_counter import NEVER, BlockCounter
 from emu.engine.direct_access import DirectAccess
 from emu.engine.retired import Retired
@@ -28,6 +29,8 @@ class InstructionClock(Clock):
         if self._blocks.is_native and isinstance(hart.access, DirectAccess):
             hart.retired = Retired(hart, hart.access, self._blocks.words)
         self._present = hart.present
+        self.shared.blocks = self._blocks.count_at
+        self.shared.kind, self.shared.per_tick = native.BLOCKS, BYTES_PER_TICK
         self._offset = 0  # ticks
         # Another thread has raised an interrupt, and no block has begun since.
         self._was_raised = False
@@ -50,6 +53,7 @@ class InstructionClock(Clock):
     def set_now(self, ticks: int) -> None:
         with self.lock:
             self._offset = ticks - self._blocks.count // BYTES_PER_TICK
+            self.shared.since = self._offset & (1 << 64) - 1
             self.alarms_changed()
 
     def alarms_changed(self) -> None:

@@ -71,23 +71,8 @@ class StateAccess(Protocol):
     def deny_memory(self, on: bool) -> None:
         """While on, no load or store takes place: what is left of a block stays undone."""
 
-    def present_interrupts(self, mip: int) -> None:
-        """Let the hart see these bits of ``mip`` and deliver them by itself."""
-
-    def override_csr(
-        self,
-        csr: int,
-        read: CsrRead | None,
-        write: CsrWrite | None,
-        native_read: str | None = None,
-        native_write: str | None = None,
-        operate: CsrOperate | None = None,
-    ) -> None:
-        """Give this hart's CSR its own behaviour, see `CsrRead`, `CsrWrite` and `CsrOperate`.
-
-        ``native_read`` and ``native_write`` name functions of `emu.engine.native` that do the same
-        for the hart whose words they are called with. Where there are none, Python is called.
-        """
+    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
+        """Give this hart's CSR its own behaviour, see `CsrRead` and `CsrWrite`."""
 
     def reset_pmp(self) -> None:
         """Clear the PMP's registers, locked ones too."""
@@ -105,6 +90,3 @@ CsrRead = Callable[[Callable[[], int]], int]
 # An override's write is given the guest's value and the original write. Both may raise
 # CsrIllegal, and so may the originals.
 CsrWrite = Callable[[int, Callable[[int], None]], None]
-# An override of a CSR that the engine reads, changes and writes as one operation: is given a
-# value and the mask of the bits that are to take it, and returns what was read before.
-CsrOperate = Callable[[int, int], int]

@@ -46,8 +46,9 @@ class AddedCsrs:
         read: Callable[[], int],
         write: Callable[[int], None] = lambda value: None,
         check: Callable[[], None] = lambda: None,
+        in_c: bool = False,
     ) -> None:
-        """Let the hart have CSR ``number``."""
+        """Let the hart have CSR ``number``; ``in_c``: for instructions the C does it."""
 
         def checked_read(_original: Callable[[], int]) -> int:
             check()
@@ -58,7 +59,8 @@ class AddedCsrs:
             write(value)
 
         self._csrs[number] = AddedCsr(read, write, check)
-        self._access.override_csr(number, checked_read, checked_write)
+        if not in_c:
+            self._access.override_csr(number, checked_read, checked_write)
 
     def get(self, number: int) -> AddedCsr | None:
         """CSR ``number`` as the host sees it, whatever the hart's privilege; None: not ours."""

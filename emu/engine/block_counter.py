@@ -51,6 +51,11 @@ class BlockCounter:
         self.words.count = count
 
     @property
+    def count_at(self) -> int:
+        """The host address of `count`, 64 bits."""
+        return C.addressof(self.words)
+
+    @property
     def deadline(self) -> int:
         """NEVER: nothing is called. May be set from any thread."""
         return int(self.words.deadline)

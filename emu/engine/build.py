@@ -21,8 +21,16 @@ _FLAGS = [
     *("-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"),
     *("-shared", "-fPIC", "-nostdlib", "-fvisibility=hidden", "-fno-sanitize=all", "-s"),
 ]
-_WORDS = ("PRIV", "MSTATUS", "SATP", "MEPC", "SEPC")
-_FIELDS = ("MSTATUS_FS", "MSTATUS_XS", "MSTATUS_MPRV", "MSTATUS_SD", "SSTATUS_MASK")
+_WORDS = ("PRIV", "MSTATUS", "MIP", "MIE", "MIDELEG", "SATP", "MEPC", "SEPC")
+_FIELDS = (
+    *("MSTATUS_FS", "MSTATUS_XS", "MSTATUS_MPRV", "MSTATUS_SD", "SSTATUS_MASK"),
+    *("MSTATUS_MPP", "MSTATUS_MPP_SHIFT", "MSTATUS_WRITABLE", "MEDELEG_WRITABLE"),
+    *("S_INTERRUPTS", "M_INTERRUPTS"),
+)
+_CSRS = (
+    *("SSTATUS", "SIE", "SCOUNTEREN", "SEPC", "SIP", "STIMECMP", "SATP", "MSTATUS", "MEDELEG"),
+    *("MIDELEG", "MIE", "MCOUNTEREN", "MSCOUNTEREN", "MEPC", "MIP", "CYCLE", "TIME", "INSTRET"),
+)
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 # By machine and `sys.platform`: zig's target, and the tag of a wheel that holds the library.
 TARGETS = {
@@ -53,6 +61,8 @@ def wheel_platform() -> str:
 def _definitions() -> list[str]:
     numbers = {f"WORD_{name}": getattr(words, name) for name in _WORDS}
     numbers |= {name: getattr(csr, name) for name in _FIELDS}
+    numbers |= {f"CSR_{name}": getattr(csr, name) for name in _CSRS}
+    numbers |= {"IRQ_STIP": 1 << csr.IRQ_STI, "IRQ_SSIP": 1 << csr.IRQ_SSI, "WIRES": csr.WIRES}
     return [f"-D{name}={value:#x}ul" for name, value in numbers.items()]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes as C
 import mmap
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -14,18 +15,17 @@ from typing import Any
 from unicorn.unicorn_py3.unicorn import Uc
 
 from emu.engine import native
-from emu.engine.access import CsrIllegal, CsrOperate, CsrRead, CsrWrite
+from emu.engine.access import CsrIllegal, CsrRead, CsrWrite
 from emu.engine.calls import EngineError, address, library
 from emu.engine.layout import (
     Allocation,
     functions,
     may_be_no_exit_request,
-    raise_interrupt,
     restored_pc,
 )
 from emu.engine.layout_proof import proven_layout
-from emu.engine.scratch_engine import CsrOps
 from emu.engine.state_words import check_words, words_at
+from emu.spec import csr as CSR
 from emu.spec import words as W
 
 _M64 = (1 << 64) - 1
@@ -34,10 +34,33 @@ _PMPCFG0, _PMPADDR0, _PMP_ENTRIES = 0x3A0, 0x3B0, 16
 _EXEC_INTERRUPT = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_int)
 _MEMORY_MAPPING = C.CFUNCTYPE(C.c_void_p, C.c_void_p, C.c_uint64)
 
-_CSR_PREDICATE = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int)
-_CSR_READ = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int, C.POINTER(C.c_uint64))
-_CSR_WRITE = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int, C.c_uint64)
-_CSR_OP = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_int, C.POINTER(C.c_uint64), C.c_uint64, C.c_uint64)
+_CSR_OP = C.CFUNCTYPE(C.c_int, C.c_uint64, C.c_int, C.POINTER(C.c_uint64), C.c_uint64, C.c_uint64)
+_NOTHING = C.CFUNCTYPE(None)
+
+# What the C knows of harts stays where it is: it may look at one while that is taken away. So it
+# is used again, and never freed.
+_unused: list[native.Hart] = []
+_harts_lock = threading.Lock()
+
+
+def _add_hart(words: int, cpu: int) -> native.Hart:
+    with _harts_lock:
+        hart = _unused.pop() if _unused else native.Hart()
+        following = hart.next
+        C.memset(C.addressof(hart), 0, C.sizeof(hart))
+        hart.next, hart.cpu, hart.words = following, cpu, words
+        hart.stimecmp = hart.alarm_at = native.NEVER
+        hart.mcounteren = hart.scounteren = 0xFFFF_FFFF  # the spec leaves open what they hold
+        native.functions().add_hart(C.addressof(hart))
+        return hart
+
+
+def _remove_hart(hart: native.Hart) -> None:
+    with _harts_lock:
+        if hart.words:
+            hart.words = 0
+            native.functions().remove_hart(C.addressof(hart))
+            _unused.append(hart)
 
 
 class DirectAccess:
@@ -52,6 +75,8 @@ class DirectAccess:
 
     def __init__(self, uc: Uc) -> None:
         self._uc = uc
+        if not native.available():
+            raise EngineError("the C for the engine is not built for this host")
         self._layout = where = proven_layout()
         try:
             self._tlb_flush = library.tlb_flush_riscv64
@@ -59,8 +84,6 @@ class DirectAccess:
             self._physical = library.riscv_cpu_get_phys_page_debug_riscv64
             self._physical.restype = C.c_uint64
             self._csrrw = library.riscv_csrrw_debug_riscv64
-            self._get_ops = library.riscv_get_csr_ops_riscv64
-            self._set_ops = library.riscv_set_csr_ops_riscv64
             self._pmp_allows = address(library.pmp_hart_has_privs_riscv64)
             self._set_page = address(library.tlb_set_page_riscv64)
         except AttributeError as e:
@@ -86,6 +109,8 @@ class DirectAccess:
         if not may_be_no_exit_request(handle, where.uc_no_exit_request):
             raise EngineError("uc_struct.no_exit_request is not where it should be")
         self._use_native_code()
+        self.shared = _add_hart(self._env, self._cpu)
+        self._forget = weakref.finalize(self, _remove_hart, self.shared)
         self._memory_mapping = C.c_uint64.from_address(handle.at + where.uc_memory_mapping)
         self._mapping = known["memory_mapping"], address(_no_mapping)
         self._cs = C.c_void_p(self._cpu)
@@ -93,18 +118,18 @@ class DirectAccess:
         # cut in two and run twice, and loads and stores lose a helper call.
         self._no_exit_request = C.c_uint8.from_address(handle.at + where.uc_no_exit_request)
         self._no_exit_request.value = 1
-        _accesses[self._env] = self
         self.on_error: Callable[[BaseException], None] = _raise
         self._watches: list[Any] = []
         self._filters: list[Any] = []
         self._reads: dict[int, CsrRead] = {}
         self._writes: dict[int, CsrWrite] = {}
-        self._operations: dict[int, CsrOperate] = {}
         self.by_host = False  # the CSR access under way is not an instruction's
+        self._c = native.functions()
+        self._shared_at = C.addressof(self.shared)
+        self._python_csr = _CSR_OP(self._on_csr)
+        self.shared.python_csr = address(self._python_csr)
 
     def _use_native_code(self) -> None:
-        if not native.available():
-            return
         native.use_engine(
             native.Engine(
                 tlb_fill=self._tlb_fill,
@@ -116,15 +141,50 @@ class DirectAccess:
                 words_at=self._layout.cpu_env,
             )
         )
+        known = native.HartEngine(
+            update_mip=address(library.riscv_cpu_update_mip_riscv64),
+            tlb_flush=address(self._tlb_flush),
+            get_csr=address(library.riscv_get_csr_ops_riscv64),
+            set_csr=address(library.riscv_set_csr_ops_riscv64),
+            clock_gettime=address(C.CDLL(None).clock_gettime),
+            sched_yield=address(C.CDLL(None).sched_yield),
+            interrupt_request=self._layout.cpu_interrupt_request,
+            icount_high=self._layout.cpu_icount_high,
+        )
+        native.functions().use_hart_engine(C.addressof(known))
+        native.functions().install_repairs()
         self._exec_interrupt = native.function("exec_interrupt")
-        C.c_uint64.from_address(
-            self._cpu + self._layout.cpu_exec_interrupt
-        ).value = self._exec_interrupt
+        slot = C.c_uint64.from_address(self._cpu + self._layout.cpu_exec_interrupt)
+        slot.value = self._exec_interrupt
 
     def close(self) -> None:
-        """Forget the engine; CSR overrides no longer reach this object."""
-        if _accesses.get(self._env) is self:  # a later engine may have the same address
-            del _accesses[self._env]
+        """Forget the engine: its CSRs are again as Unicorn has them."""
+        self._forget()
+
+    def watch_interrupts_for(self, take: Callable[[], None]) -> None:
+        """``take()`` when Python may take the interrupt that comes next, from any thread."""
+        self._take = _NOTHING(take)
+        self.shared.take = address(self._take)
+
+    def use_clock(self, clock: native.Clock, set_alarm: Callable[[], None]) -> None:
+        """`time` and `stimecmp` are the C's; ``set_alarm()`` when the clock is to look at it."""
+        self._clock = clock, _NOTHING(set_alarm)
+        self.shared.set_alarm = address(self._clock[1])
+        self.shared.clock = C.addressof(clock)
+        for csr in (CSR.TIME, CSR.STIMECMP):
+            self.shared.by_python[csr // 64] &= ~(1 << csr % 64)
+
+    def present(self, held: bool, python_levels: int) -> None:
+        """Show the engine the interrupt that comes next.
+
+        None while ``held``, and none to a level that Python holds (a bit for each).
+        """
+        self._c.present_as(self._shared_at, held, python_levels)
+
+    def look_shown(self) -> tuple[int, int]:
+        """What of mip the engine is shown, and what comes next: looked at together."""
+        both = int(self._c.look_shown(self._shared_at))
+        return both & 0xFFFF_FFFF, both >> 32
 
     def load(self) -> None:
         pass
@@ -147,31 +207,51 @@ class DirectAccess:
         # Each access looks its region up and, without one, is not performed.
         self._memory_mapping.value = self._mapping[on]
 
-    def present_interrupts(self, mip: int) -> None:
-        raise_interrupt(self._cpu, self._layout, mip)
-
-    def override_csr(
-        self,
-        csr: int,
-        read: CsrRead | None,
-        write: CsrWrite | None,
-        native_read: str | None = None,
-        native_write: str | None = None,
-        operate: CsrOperate | None = None,
-    ) -> None:
+    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
         if read:
             self._reads[csr] = read
         if write:
             self._writes[csr] = write
-        if operate:
-            self._operations[csr] = operate
-        entry = _overrides.get(csr)
-        if entry is None:
-            entry = _overrides[csr] = _Override(self, csr)
-        if native.available():
-            entry.install(self, read, write, native_read, native_write)
-        else:
-            entry.install(self, read, write)
+        self._c.install_csr(csr)
+        self.ask_python(csr)
+
+    def ask_python(self, csr: int) -> None:
+        """What `override_csr` has for ``csr`` counts, whether the C could do it or not."""
+        self.shared.by_python[csr // 64] |= 1 << csr % 64
+
+    def _original_csr(self, csr: int, new: int, mask: int) -> int:
+        old = C.c_uint64()
+        if self._c.original_csr(self._env, csr, C.addressof(old), new, mask) < 0:
+            raise CsrIllegal
+        return old.value
+
+    def _on_csr(self, _env: int, csr: int, result: Any, new: int, mask: int) -> int:
+        """An instruction, or the host, accesses a CSR that Python has."""
+        try:
+            read, write = self._reads.get(csr), self._writes.get(csr)
+            if mask != _M64 or result:
+
+                def original() -> int:
+                    return self._original_csr(csr, 0, 0)
+
+                old = original() if read is None else read(original)
+                if result:
+                    result[0] = old
+                new = old & ~mask | new & mask
+            if mask and write is None:
+                self._original_csr(csr, new, _M64)
+            elif mask and write is not None:
+
+                def perform(value: int) -> None:
+                    self._original_csr(csr, value, _M64)
+
+                write(new, perform)
+            return 0
+        except CsrIllegal:
+            return -1
+        except BaseException as e:  # nothing may pass through QEMU's C frames
+            self.on_error(e)
+            return -1
 
     def drop_code(self, offset: int, size: int) -> None:
         # RAM is the first memory that the engine was given: its ram_addr_t begins at 0.
@@ -182,15 +262,12 @@ class DirectAccess:
         return None if pa == _M64 else int(pa) | va & 4095
 
     def speed_bare_stores(self) -> None:
-        if native.available():
-            slot = C.c_uint64.from_address(self._cpu + self._layout.cpu_tlb_fill)
-            slot.value = native.function("tlb_fill")
+        slot = C.c_uint64.from_address(self._cpu + self._layout.cpu_tlb_fill)
+        slot.value = native.function("tlb_fill")
 
     def new_block_hook(
         self, base: int, seen: mmap.mmap, chunk_shift: int, unseen: Any
     ) -> tuple[Any, int | None]:
-        if not native.available():
-            return unseen, None
         at = C.addressof(C.c_uint8.from_buffer(seen))
         data = native.BlockFilter(
             self._cpu, self._env, base, len(seen), chunk_shift, at, address(unseen)
@@ -273,115 +350,3 @@ _no_mapping = _MEMORY_MAPPING(lambda _uc, _pa: None)
 
 def _raise(error: BaseException) -> None:
     raise error
-
-
-# QEMU has one CSR table for all engines of the process, so an override finds its hart by the
-# env pointer that it is called with.
-_accesses: weakref.WeakValueDictionary[int, DirectAccess] = weakref.WeakValueDictionary()
-_overrides: dict[int, _Override] = {}
-
-
-class _Override:
-    """What the table has for ``csr``: the original functions, ours, or native ones.
-
-    A function that nobody overrides stays the original. CSRs that the table has as one
-    read-modify-write operation (mip, sip) are Python's whole.
-    """
-
-    def __init__(self, access: DirectAccess, csr: int) -> None:
-        self._csr = csr
-        self._original = CsrOps()
-        access._get_ops(C.c_int(csr), C.byref(self._original))
-        # Kept alive here: the table has their addresses.
-        self._always = _CSR_PREDICATE(lambda env, number: 0)
-        self._read = _CSR_READ(self._on_read)
-        self._write = _CSR_WRITE(self._on_write)
-        self._operate = _CSR_OP(self._on_operation)
-        self._ops = CsrOps(
-            self._original.predicate or address(self._always),
-            self._original.read,
-            self._original.write,
-            address(self._operate) if self._original.op else None,
-        )
-
-    def install(
-        self,
-        access: DirectAccess,
-        read: CsrRead | None,
-        write: CsrWrite | None,
-        native_read: str | None = None,
-        native_write: str | None = None,
-    ) -> None:
-        """Let the table call what overrides reads and writes, for this hart and all others."""
-        if read:
-            self._ops.read = native.function(native_read) if native_read else address(self._read)
-        if write:
-            self._ops.write = (
-                native.function(native_write) if native_write else address(self._write)
-            )
-        access._set_ops(C.c_int(self._csr), C.byref(self._ops))
-
-    def _original_rw(self, env: int, new: int, mask: int) -> int:
-        """The original read-modify-write, whichever way the table had it; the old value."""
-        old, original, csr = C.c_uint64(), self._original, self._csr
-        status = 0
-        if original.op:
-            status = _CSR_OP(original.op)(env, csr, C.byref(old), new, mask)
-        elif mask and original.write:
-            status = _CSR_WRITE(original.write)(env, csr, new)
-        elif not mask and original.read:
-            status = _CSR_READ(original.read)(env, csr, C.byref(old))
-        if status < 0:
-            raise CsrIllegal
-        return old.value
-
-    def _get(self, target: DirectAccess | None, env: int) -> int:
-        read = target._reads.get(self._csr) if target else None
-        if read is None:
-            if not self._original.read and not self._original.op:
-                raise CsrIllegal  # absent
-            return self._original_rw(env, 0, 0)
-        return read(lambda: self._original_rw(env, 0, 0))
-
-    def _set(self, target: DirectAccess | None, env: int, value: int) -> None:
-        def perform(value: int) -> None:
-            self._original_rw(env, value, _M64)
-
-        write = target._writes.get(self._csr) if target else None
-        if write is None:
-            perform(value)
-        else:
-            write(value, perform)
-
-    def _on_read(self, env: int, _csr: int, result: Any) -> int:
-        return self._on_operation(env, _csr, result, 0, 0)
-
-    def _on_write(self, env: int, _csr: int, value: int) -> int:
-        return self._on_operation(env, _csr, None, value, _M64)
-
-    def _on_operation(self, env: int, _csr: int, result: Any, new: int, mask: int) -> int:
-        target = _accesses.get(env)
-        operate = target._operations.get(self._csr) if target else None
-        try:
-            if target is None and self._original.op:
-                status: int = _CSR_OP(self._original.op)(env, _csr, result, new, mask)
-                return status
-            if operate is not None:
-                old = operate(new, mask)
-                if result:
-                    result[0] = old
-                return 0
-            if mask != _M64 or result:
-                old = self._get(target, env)
-                if result:
-                    result[0] = old
-                new = old & ~mask | new & mask
-            if mask:
-                self._set(target, env, new)
-            return 0
-        except CsrIllegal:
-            return -1
-        except BaseException as e:  # nothing may pass through QEMU's C frames
-            if target:
-                target.on_error(e)
-            return -1

@@ -40,40 +40,6 @@ static uint64_t *words_of(void *cpu) {
     return *(uint64_t **)((char *)cpu + engine.words_at);
 }
 
-// CSRs: as QEMU's table has them, `int read(env, csr, *value)` and `int write(env, csr, value)`.
-
-// The engine keeps TW and TSR at bits 29 and 30, the spec has 21 and 22.
-#define ENGINE_TW_TSR_SHIFT 29
-#define TW_TSR_SHIFT 21
-
-// SD says that FS or XS is dirty, whoever has made it so; the engine's fcsr writes forget it.
-static uint64_t with_sd(uint64_t status) {
-    bool dirty = (status & MSTATUS_FS) == MSTATUS_FS || (status & MSTATUS_XS) == MSTATUS_XS;
-    return dirty ? status | MSTATUS_SD : status & ~MSTATUS_SD;
-}
-
-EXPORT int read_mstatus(uint64_t *words, int csr, uint64_t *value) {
-    uint64_t status = with_sd(words[WORD_MSTATUS]);
-    uint64_t moved = status >> ENGINE_TW_TSR_SHIFT & 3;
-    *value = (status & ~(3ul << ENGINE_TW_TSR_SHIFT)) | moved << TW_TSR_SHIFT;
-    return 0;
-}
-
-EXPORT int read_sstatus(uint64_t *words, int csr, uint64_t *value) {
-    *value = with_sd(words[WORD_MSTATUS]) & SSTATUS_MASK;
-    return 0;
-}
-
-EXPORT int write_mepc(uint64_t *words, int csr, uint64_t value) {
-    words[WORD_MEPC] = value & ~1ul;
-    return 0;
-}
-
-EXPORT int write_sepc(uint64_t *words, int csr, uint64_t value) {
-    words[WORD_SEPC] = value & ~1ul;
-    return 0;
-}
-
 // A hook of blocks: counts their bytes and, where there is a table of them, their instructions.
 
 #define WAYS 4  // places in which a block may be found

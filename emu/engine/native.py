@@ -29,6 +29,65 @@ class Engine(ctypes.Structure):
     ]
 
 
+ASK_PYTHON, HOST_CLOCK, BLOCKS = range(3)  # kinds of a Clock
+NEVER = (1 << 64) - 1
+
+
+class Clock(ctypes.Structure):
+    """What `time` reads, in ticks; see `emu/engine/hart.h`."""
+
+    _fields_ = [
+        ("kind", ctypes.c_uint64),
+        ("host_clock", ctypes.c_uint64),
+        ("start", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
+        ("per_tick", ctypes.c_uint64),
+        ("since", ctypes.c_uint64),
+    ]
+
+
+class Hart(ctypes.Structure):
+    """What the C and Python share of a hart; see `emu/engine/hart.h`."""
+
+    _fields_ = [
+        ("words", ctypes.c_uint64),
+        ("next", ctypes.c_uint64),
+        ("cpu", ctypes.c_uint64),
+        ("lock", ctypes.c_uint64),
+        ("wires", ctypes.c_uint64),
+        ("written", ctypes.c_uint64),
+        ("timer_is_wire", ctypes.c_uint64),
+        ("pending", ctypes.c_uint64),
+        ("held", ctypes.c_uint64),
+        ("python_levels", ctypes.c_uint64),
+        ("shown", ctypes.c_uint64),
+        ("stimecmp", ctypes.c_uint64),
+        ("alarm_at", ctypes.c_uint64),
+        ("take", ctypes.c_uint64),
+        ("set_alarm", ctypes.c_uint64),
+        ("clock", ctypes.c_uint64),
+        ("mcounteren", ctypes.c_uint64),
+        ("scounteren", ctypes.c_uint64),
+        ("python_csr", ctypes.c_uint64),
+        ("by_python", ctypes.c_uint64 * 64),
+    ]
+
+
+class HartEngine(ctypes.Structure):
+    """What the C for CSRs and interrupts needs to know: functions, and offsets in a CPU."""
+
+    _fields_ = [
+        ("update_mip", ctypes.c_uint64),
+        ("tlb_flush", ctypes.c_uint64),
+        ("get_csr", ctypes.c_uint64),
+        ("set_csr", ctypes.c_uint64),
+        ("clock_gettime", ctypes.c_uint64),
+        ("sched_yield", ctypes.c_uint64),
+        ("interrupt_request", ctypes.c_uint64),
+        ("icount_high", ctypes.c_uint64),
+    ]
+
+
 class Length(ctypes.Structure):
     """Of a block at ``va``: ``size`` in bytes and in instructions."""
 
@@ -116,3 +175,33 @@ def use_engine(engine: Engine) -> None:
     library = _library()
     assert library is not None
     library.use_engine(ctypes.byref(engine))
+
+
+@cache
+def functions() -> ctypes.PyDLL:
+    """The library's functions for who calls them from Python: they take no time, and with the
+    interpreter's lock held they need none to be fetched again. Call only where `available`."""
+    library = ctypes.PyDLL(str(_LIBRARY))
+    u64, hart = ctypes.c_uint64, ctypes.c_void_p
+    for name, result, *arguments in (
+        ("use_hart_engine", None, ctypes.c_void_p),
+        ("add_hart", None, hart),
+        ("remove_hart", None, hart),
+        ("install_repairs", None),
+        ("install_csr", None, ctypes.c_int),
+        ("original_csr", ctypes.c_int, u64, ctypes.c_int, ctypes.c_void_p, u64, u64),
+        ("present_as", None, hart, u64, u64),
+        ("drive", u64, hart, u64, u64),
+        ("write_pending", u64, hart, u64, u64),
+        ("set_interrupt", u64, hart, u64, u64),
+        ("become_pending", None, hart, u64, u64),
+        ("reset_pending", None, hart),
+        ("let_timer_be_wire", None, hart, u64),
+        ("look_shown", u64, hart),
+        ("hart_time", u64, hart),
+        ("compare_time", u64, hart, u64),
+        ("write_stimecmp", None, hart, u64),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

@@ -12,7 +12,7 @@ import unicorn.riscv_const as rc
 import unicorn.unicorn_const as ucc
 from unicorn.unicorn_py3.unicorn import Uc, UcError
 
-from emu.engine.access import CsrOperate, CsrRead, CsrWrite
+from emu.engine.access import CsrRead, CsrWrite
 from emu.engine.calls import library
 from emu.engine.state_words import check_words, context_words, words_at
 from emu.spec import words as W
@@ -84,17 +84,10 @@ class PublicAccess:
         pass  # here the engine stops behind the access itself
 
     def present_interrupts(self, mip: int) -> None:
-        self.words[W.MIP] = mip  # readable by the guest; `emu.hart` delivers
+        """Let the guest read these bits of ``mip``; `emu.hart` delivers them."""
+        self.words[W.MIP] = mip
 
-    def override_csr(
-        self,
-        csr: int,
-        read: CsrRead | None,
-        write: CsrWrite | None,
-        native_read: str | None = None,
-        native_write: str | None = None,
-        operate: CsrOperate | None = None,
-    ) -> None:
+    def override_csr(self, csr: int, read: CsrRead | None, write: CsrWrite | None) -> None:
         pass  # `missing` says what follows from that
 
     def physical(self, va: int) -> int | None:

@@ -22,7 +22,7 @@ from emu.engine.direct_access import DirectAccess
 from emu.engine.open_access import open_access
 from emu.engine.retired import Retired
 from emu.engine.stop_at_block import StopAtBlock
-from emu.hart.interrupts import Interrupts
+from emu.hart.interrupts import HartInterrupts, Interrupts, SharedInterrupts
 from emu.hart.options import HartOptions
 from emu.ram import Ram
 from emu.spec import csr as CSR
@@ -78,10 +78,15 @@ class Hart:
         self.uc.mem_map_ptr(ram.base, ram.size, ucc.UC_PROT_ALL, ram.host_address)
         self.handlers: dict[int, Handler | None] = {3: None, 1: None}  # by target level
         self.trap_listener: Callable[[Trap], None] | None = None
-        self.interrupts = Interrupts(self.present)
-        # Around each change of what is pending and what the engine is shown of it: a thread
-        # that shows what was pending a moment ago would make an interrupt out of nothing.
-        self.pending_lock = self.interrupts.lock
+        # Around what is looked at together with what is pending. On the public way it is also
+        # around each change of that; where the C keeps it, that has a lock of its own.
+        self.pending_lock = threading.RLock()
+        self.interrupts: HartInterrupts
+        if isinstance(self.access, DirectAccess):
+            self.interrupts = SharedInterrupts(self.access.shared)
+            self.access.watch_interrupts_for(self._python_may_take)
+        else:
+            self.interrupts = Interrupts(self.present, self.pending_lock)
         # Called when another thread than the run's has raised an interrupt: the clock then
         # reminds the engine of it, see `remind`.
         self.raised: Callable[[], None] = lambda: None
@@ -91,13 +96,11 @@ class Hart:
         self._running_lock = threading.RLock()
         # What `rdtime` reads (ticks), and `rdcycle` if not the engine's own count; the
         # machine gives both from its clock.
-        self.read_time: Callable[[], int] = lambda: 0
+        self._read_time: Callable[[], int] = lambda: 0
         self.read_cycles: Callable[[], int] | None = None
         # With `--deterministic`: minstret to the instruction; else it is the engine's count.
         self.retired: Retired | None = None
         self.counter_offsets = {CSR.MCYCLE: 0, CSR.MINSTRET: 0}  # from writes of these
-        # mcounteren and scounteren; the spec leaves open what they hold after reset.
-        self.counter_enable = dict.fromkeys((CSR.MCOUNTEREN, CSR.SCOUNTEREN), 0xFFFF_FFFF)
         # Called at a `wfi` with nothing pending: waits until the event is set, or returns
         # False when nothing can ever set it.
         self.idle: Callable[[threading.Event], bool] = threading.Event.is_set
@@ -140,6 +143,17 @@ class Hart:
             self.access.on_load, self.access.on_store = self._heed_mip, self._note_mip
         csr_repairs.add_absent(self)
         self.reset(ram.base)
+
+    @property
+    def read_time(self) -> Callable[[], int]:
+        """What `time` reads (ticks)."""
+        return self._read_time
+
+    @read_time.setter
+    def read_time(self, read: Callable[[], int]) -> None:
+        self._read_time = read
+        if isinstance(self.access, DirectAccess):
+            self.access.ask_python(CSR.TIME)
 
     def close(self) -> None:
         """Let go of the engine."""
@@ -312,8 +326,11 @@ class Hart:
         That is the wire of MSIP, MTIP, SEIP and MEIP. SSIP is a bit that the guest clears,
         and so is STIP, unless it is stimecmp's wire (see `emu.hart.interrupts`).
         """
-        if not self.interrupts.set(number, level) or not level:
-            return
+        if self.interrupts.set(number, level) and level:
+            self.has_raised()
+
+    def has_raised(self) -> None:
+        """An interrupt has become pending, in whatever thread: see to it that it is noticed."""
         self.wake.set()
         if self.running and threading.get_ident() != self._thread:
             self.raised()
@@ -343,26 +360,27 @@ class Hart:
         the winner (mip, mie, mideleg). An interrupt to M hides those to S, as it should:
         wherever one to S could be taken, the one to M would be taken first.
         """
+        held = self.interrupts_held or self._stepping or self._undone is not None
+        if isinstance(self.access, DirectAccess):
+            s_level, m_level = self.handlers[1] is not None, self.handlers[3] is not None
+            self.access.present(held, s_level << 1 | m_level << 3)
+            return
         with self.pending_lock:
-            if self.interrupts_held or self._stepping or self._undone is not None:
-                self.access.present_interrupts(0)
-                return
-            if not self._in_place:
-                # The words are those of the last stop, `mie` among them: look anew.
-                self.access.present_interrupts(self.interrupts.written)
-                if self.pending:
-                    self._look_again.set()
-                return
-            choice = trap.choose_interrupt(self.words, self.pending)
-            if choice is None:
-                self.access.present_interrupts(0)
-            elif self.handlers[choice[1]] is not None:
-                # Python takes it: stop the hart where it is enabled, see _take_interrupts.
-                self.access.present_interrupts(0)
-                if self.running and trap.is_enabled(self.words, choice[1]):
-                    self.start_again()
-            else:
-                self.access.present_interrupts(1 << choice[0])
+            # The words are those of the last stop, `mie` among them: look anew.
+            self.access.present_interrupts(0 if held else self.interrupts.written)
+            if self.pending and not held:
+                self._look_again.set()
+
+    def _python_may_take(self) -> None:
+        """The interrupt that comes next is Python's: stop the hart where it is enabled.
+
+        See _take_interrupts.
+        """
+        choice = trap.choose_interrupt(self.words, self.pending)
+        if choice is None or self.handlers[choice[1]] is None:
+            return
+        if self.running and trap.is_enabled(self.words, choice[1]):
+            self.start_again()
 
     def _heed_mip(self) -> None:
         """On the public way: what the guest has written to mip or sip since it was shown them.
@@ -718,8 +736,6 @@ class Hart:
 
     def _run(self, count: int) -> Stop:
         w = self.words
-        if self.handlers[1] is not None and isinstance(self.access, DirectAccess):
-            csr_repairs.watch_sstatus(self)
         for word in (words.PC, words.MEPC, words.SEPC):  # whoever has written them
             w[word] &= ~1
         self.access.store()
@@ -847,14 +863,14 @@ class Hart:
                 return None
             if not self._in_place or self.interrupts_held or self._stepping or self._undone:
                 return None
-            choice = trap.choose_interrupt(self.words, self.pending)
-            shown = self.words[words.MIP]
-            if choice is not None and self.handlers[choice[1]] is not None:
-                choice = None  # it is not for the engine to take
-            wanted = 0 if choice is None else 1 << choice[0]
-            if shown != wanted:
-                return f"the engine is shown {shown:#x}, and {wanted:#x} comes next"
-            return None
+            return self._shown_wrong()
+
+    def _shown_wrong(self) -> str | None:
+        assert isinstance(self.access, DirectAccess)
+        shown, wanted = self.access.look_shown()
+        if shown != wanted:
+            return f"the engine is shown {shown:#x}, and {wanted:#x} comes next"
+        return None
 
     def _at_wfi(self) -> bool:
         pc = self.words[words.PC]

@@ -16,25 +16,113 @@ needs to say once what its wire is, and whatever the guest writes, it is not for
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
-from emu.spec.csr import IRQ_MEI, IRQ_MSI, IRQ_MTI, IRQ_SEI, IRQ_STI, S_INTERRUPTS
+from emu.engine import native
+from emu.spec.csr import IRQ_STI, S_INTERRUPTS, WIRES
 
-_WIRES = 1 << IRQ_MSI | 1 << IRQ_MTI | 1 << IRQ_SEI | 1 << IRQ_MEI
 _STIP = 1 << IRQ_STI
 
 
+class HartInterrupts(Protocol):
+    """The wires and the bits of one hart, whoever keeps them."""
+
+    @property
+    def wires(self) -> int:
+        """As the devices drive them now; a reset of the hart does not change them."""
+
+    @property
+    def written(self) -> int:
+        """What software has written, in the bits of S_INTERRUPTS alone."""
+
+    @property
+    def pending(self) -> int:
+        """What mip reads: always the sum of both."""
+
+    def drive(self, number: int, level: bool) -> bool:
+        """Raise or lower the wire of interrupt ``number``; whether ``pending`` has changed."""
+
+    def set(self, number: int, level: bool) -> bool:
+        """Drive the wire of interrupt ``number``, or write its bit where it has no wire.
+
+        Whether ``pending`` has changed. Raises ValueError for a number that is none of the six.
+        """
+
+    def write(self, mask: int, value: int) -> int:
+        """Software writes the bits of ``mask`` (of a write, or a set or clear of bits).
+
+        One step for all other threads; returns what was pending before. What software cannot
+        write is not changed.
+        """
+
+    def let_timer_be_wire(self, on: bool) -> None:
+        """Whether STIP is stimecmp's wire (menvcfg.STCE), or a bit that M writes."""
+
+    def reset(self) -> None:
+        """As software finds it after a reset; the wires are as they are driven."""
+
+    def become(self, wires: int, written: int) -> None:
+        """Restore both, as a snapshot has kept them."""
+
+
+class SharedInterrupts:
+    """Kept where the C has them too, and changed by it (`emu/engine/interrupts.c`).
+
+    So a CSR's write by the guest needs no Python. What is changed is shown to the engine at once.
+    """
+
+    def __init__(self, shared: native.Hart) -> None:
+        self._shared = shared
+        self._at = ctypes.addressof(shared)
+        self._c = native.functions()
+
+    @property
+    def wires(self) -> int:
+        return int(self._shared.wires)
+
+    @property
+    def written(self) -> int:
+        return int(self._shared.written)
+
+    @property
+    def pending(self) -> int:
+        return int(self._shared.pending)
+
+    def drive(self, number: int, level: bool) -> bool:
+        return bool(self._c.drive(self._at, 1 << number, level << number))
+
+    def set(self, number: int, level: bool) -> bool:
+        bit = 1 << number
+        if not bit & (WIRES | S_INTERRUPTS):
+            raise ValueError(f"there is no interrupt {number}")
+        return bool(self._c.set_interrupt(self._at, bit, level))
+
+    def write(self, mask: int, value: int) -> int:
+        return int(self._c.write_pending(self._at, mask, value))
+
+    def let_timer_be_wire(self, on: bool) -> None:
+        self._c.let_timer_be_wire(self._at, on)
+
+    def reset(self) -> None:
+        self._c.reset_pending(self._at)
+
+    def become(self, wires: int, written: int) -> None:
+        self._c.become_pending(self._at, wires & (WIRES | _STIP), written & S_INTERRUPTS)
+
+
 class Interrupts:
-    """The wires and the bits of one hart.
+    """The wires and the bits of one hart, kept by Python.
 
     ``changed()`` is called, with ``lock`` held, whenever ``pending`` has become another
     value. ``lock`` is around each change and what follows from it, so of two threads that
     change something the second sees what the first has done.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self.lock = threading.RLock()
+    def __init__(self, changed: Callable[[], None], lock: threading.RLock | None = None) -> None:
+        self.lock = lock or threading.RLock()
         self._changed = changed
         # As the devices drive them now; a reset of the hart does not change them.
         self.wires = 0
@@ -68,9 +156,9 @@ class Interrupts:
         Whether ``pending`` has changed. Raises ValueError for a number that is none of the six.
         """
         bit = 1 << number
-        if not bit & (_WIRES | S_INTERRUPTS):
+        if not bit & (WIRES | S_INTERRUPTS):
             raise ValueError(f"there is no interrupt {number}")
-        if bit & (_WIRES | _STIP * self._timer_is_wire):
+        if bit & (WIRES | _STIP * self._timer_is_wire):
             return self.drive(number, level)
         with self.lock:
             self.written = self.written | bit if level else self.written & ~bit
@@ -104,5 +192,5 @@ class Interrupts:
     def become(self, wires: int, written: int) -> None:
         """Restore both, as a snapshot has kept them."""
         with self.lock:
-            self.wires, self.written = wires & (_WIRES | _STIP), written & S_INTERRUPTS
+            self.wires, self.written = wires & (WIRES | _STIP), written & S_INTERRUPTS
             self._update()

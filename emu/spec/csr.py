@@ -125,3 +125,5 @@ IRQ_PRIORITY = (IRQ_MEI, IRQ_MSI, IRQ_MTI, IRQ_SEI, IRQ_SSI, IRQ_STI)
 MEDELEG_WRITABLE = 0xB3FF
 S_INTERRUPTS = 1 << IRQ_SSI | 1 << IRQ_STI | 1 << IRQ_SEI
 M_INTERRUPTS = 1 << IRQ_MSI | 1 << IRQ_MTI | 1 << IRQ_MEI
+# Those that a device drives, whatever software writes (section 3.1.9); STIP is one with Sstc.
+WIRES = 1 << IRQ_MSI | 1 << IRQ_MTI | 1 << IRQ_SEI | 1 << IRQ_MEI

@@ -94,10 +94,7 @@ class Legacy:
 
     def _clear_ipi(self) -> int:
         """Whether one was pending."""
-        with self._hart.pending_lock:
-            was_pending = self._hart.pending >> IRQ_SSI & 1
-            self._hart.set_pending(IRQ_SSI, False)
-        return was_pending
+        return self._hart.interrupts.write(1 << IRQ_SSI, 0) >> IRQ_SSI & 1
 
     def _hart_list(self) -> tuple[int, int]:
         """``(hart_mask, hart_mask_base)`` of the mask whose VA is in a0. Raises _Fault.

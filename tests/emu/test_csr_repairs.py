@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 import pytest
@@ -10,7 +9,6 @@ from asm import Batch
 from harness import CODE, DATA, Bench, Tables
 
 from emu.board.machine import Machine
-from emu.engine import native
 from emu.hart import Hart, HartError
 from emu.ram import Ram
 from emu.spec import words
@@ -238,35 +236,6 @@ def test_read_csr(bench: Bench) -> None:
 
 
 S_ECALL = batch("ecall")
-
-
-@pytest.mark.skipif(not native.available(), reason="no native code on this host")
-def test_native_code_and_python_repair_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on a hart that was made before the other way was installed for all."""
-    rng = random.Random(4)
-    values = [rng.choice((rng.getrandbits(64), 1 << rng.randrange(64), 0)) for _ in range(300)]
-
-    def written_and_read(hart: Hart) -> list[int | None]:
-        found = []
-        for value in values:
-            for csr in (0x300, 0x100, 0x141, 0x341):  # mstatus, sstatus, sepc, mepc
-                hart.access.csr(csr, value)
-                found.append(hart.access.csr(csr))
-        return found
-
-    first = Hart(Ram(1 << 20), "inside")
-    by_native_code = written_and_read(first)
-    with monkeypatch.context() as patch:
-        patch.setattr(native, "available", lambda: False)
-        second = Hart(Ram(1 << 20), "inside")
-        assert written_and_read(second) == by_native_code
-        first.reset(first.ram.base)
-        assert written_and_read(first) == by_native_code
-    assert len({*by_native_code}) > 300
-    third = Hart(Ram(1 << 20), "inside")  # and back, for all that come
-    assert written_and_read(third) == by_native_code
-    for hart in (first, second, third):
-        hart.close()
 
 
 # What is missing

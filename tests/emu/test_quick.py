@@ -80,7 +80,7 @@ def console(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     access = request.param
     if access == "without native code":
         monkeypatch.setattr(native, "available", lambda: False)
-        access = "inside"
+        access = "public"
     made = Console(access)
     with closing(made.machine):
         yield made
@@ -169,7 +169,7 @@ def test_random_drivers_see_the_same(seed: int, monkeypatch: pytest.MonkeyPatch)
         with monkeypatch.context() as patch:
             if not is_native:
                 patch.setattr(native, "available", lambda: False)
-            made = Console("inside")
+            made = Console("inside" if is_native else "public")
         with closing(made.machine):
             made.uart.receive(typed)
             told.append((made.do(actions), made.uart.state(), made.uart.is_heard))
