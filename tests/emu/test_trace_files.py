@@ -323,9 +323,9 @@ sys.path[:0] = {paths!r}
 from asm import Batch
 from harness import Bench, S_VECTOR
 from test_trace import delegate
-from emu.debug import trace
-from emu.debug.trace_writers import open_writer
-from guest.interrupt import stop_on_ctrl_c
+from emu.debug.trace import tracer as trace
+from emu.debug.trace.writers import open_writer
+from guest.boot.interrupt import stop_on_ctrl_c
 bench = Bench("auto")
 delegate(bench)
 forever = Batch()(".option norvc; 1: ecall; j 1b; .option rvc")
