@@ -94,13 +94,6 @@ def _runs(pages: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def slab_bulk(kernel: Kernel) -> None:
-    of_64 = kernel.kmalloc_caches.cache_for(64)
-    objects = of_64.alloc_bulk(_BULK)
-    assert len(objects) == _BULK
-    of_64.free_bulk(objects)
-
-
 def bulk(many: Callable[[Kernel], None], one: Callable[[Kernel], None]) -> Ratio:
     """One of 64 at once, against one alone."""
     kernel = _kernel(64 * _MIB)
@@ -126,7 +119,8 @@ def _full_of_pages(kernel: Kernel) -> None:
 
 
 def _full_of_objects(kernel: Kernel) -> None:
-    assert len(kernel.kmalloc_caches.cache_for(64).alloc_bulk(_LIVE)) == _LIVE
+    for _ in range(_LIVE):
+        assert kernel.kmalloc(64) is not None
 
 
 def _full_of_areas(kernel: Kernel) -> None:

@@ -223,7 +223,7 @@ class Cost:
 
 COSTS = (
     Cost("alloc_page + free_page", partial(op.bulk, op.page_bulk, op.page_pair), 0.1),
-    Cost("kmalloc(64) + kfree", partial(op.bulk, op.slab_bulk, op.kmalloc_pair), 0.1),
+    Cost("kmalloc(64) + kfree", partial(op.single, op.kmalloc_pair, 2000)),
     Cost("vmalloc(1 MiB) + vfree", partial(op.single, op.vmalloc_pair, 100)),
     Cost("mm.check of 64 MiB, 6,000 free blocks among 6,000 pages", op.check),
 )

@@ -83,8 +83,6 @@ if TYPE_CHECKING:
 
 Constructor = Callable[[int], None]  # called with the VA of each object of a new slab
 TAINT_BAD_PAGE = 1 << 5
-_MAX_RUNS = 8
-_MAX_ADDRESS_LISTS = 64
 _UNUSUAL = GFP_ZERO | GFP_SLAB_BUG_MASK
 
 
@@ -176,7 +174,6 @@ class KmemCache(ABC):
         self._space = allocator.space
         self._u64 = allocator.ram.u64
         self._index = (pa - allocator.ram.base) >> 3
-        self._address_lists: dict[int, list[int]] = {}  # derived
         # Constants of the cache, derived once.
         self._size = self.struct.size
         self._flags = self.struct.flags
@@ -274,99 +271,6 @@ class KmemCache(ABC):
     def _free(self, va: int, i: int) -> None:
         """free of an address in the slab at word ``i``, or -1."""
         self.free(va)
-
-    def alloc_bulk(self, count: int, gfp: int = GFP_KERNEL) -> list[int]:
-        """kmem_cache_alloc_bulk: ``count`` objects, those that as many single calls give, in
-        that order; none at all (an empty list) when memory runs out. Raises GfpError."""
-        if self.allocator.hooked or gfp & GFP_SLAB_BUG_MASK:
-            objects: list[int] = []
-            while len(objects) < count:
-                va = self.alloc(gfp)
-                if va is None:
-                    self.free_bulk(objects)
-                    return []
-                objects.append(va)
-            return objects
-        objects = self._alloc_many(count, gfp & ~GFP_ZERO)
-        if len(objects) < count:
-            self._free_many(objects)
-            return []
-        if gfp & GFP_ZERO:
-            size = self.object_size
-            for va in objects:
-                self.allocator.ram.fill(self._space.pa(va), size)
-        return objects
-
-    def free_bulk(self, objects: list[int]) -> None:
-        """kmem_cache_free_bulk: the last one first. Raises BadFree: then nothing changed,
-        for what is no object of this cache, or is in the list twice."""
-        if self.allocator.hooked:
-            for va in reversed(objects):
-                self.free(va)
-        elif objects:
-            self._free_many(objects)
-
-    def _alloc_many(self, count: int, gfp: int) -> list[int]:
-        """Up to ``count`` objects."""
-        objects: list[int] = []
-        while len(objects) < count:
-            va = self._alloc(gfp, 0)
-            if va is None:
-                break
-            objects.append(va)
-        return objects
-
-    def _free_many(self, objects: list[int]) -> None:
-        for va in reversed(objects):
-            self.free(va)
-
-    def _extent(self, va: int) -> tuple[int, int, int]:
-        """Of the slab of the object at ``va``: word index, VA of its first object, VA behind
-        its last. Raises BadFree if no object of the cache starts there."""
-        raise NotImplementedError
-
-    def _addresses(self, i: int, first: int, end: int) -> list[int]:
-        """The VAs of all objects of the slab at word ``i``: a list that is kept, as making it
-        is most of the cost of a bulk operation. Not to be changed."""
-        found = self._address_lists.get(i)
-        if found is None or found[0] != first or found[-1] != end - self._size:
-            if len(self._address_lists) >= _MAX_ADDRESS_LISTS:
-                self._address_lists.clear()
-            found = self._address_lists[i] = list(range(first, end, self._size))
-        return found
-
-    def _runs(
-        self, objects: list[int], distinct: bool = True
-    ) -> list[tuple[int, list[int]]] | None:
-        """The objects as at most _MAX_RUNS runs of neighbours, ascending or descending, each
-        with the word index of its slab; None if they are no such thing. ``distinct``: no two
-        runs are in one slab.
-
-        Raises BadFree."""
-        size, at, count = self._size, 0, len(objects)
-        runs: list[tuple[int, list[int]]] = []
-        while at < count:
-            if len(runs) == _MAX_RUNS:
-                return None
-            va = objects[at]
-            i, first, end = self._extent(va)
-            step = objects[at + 1] - va if at + 1 < count else size
-            n = (va - first) // size
-            if step == size:
-                want = self._addresses(i, first, end)[n : n + count - at]
-            elif step == -size:
-                want = self._addresses(i, first, end)[n::-1][: count - at]
-            else:
-                want = [va]
-            run = objects[at : at + len(want)]
-            if run != want:
-                same = next(n for n, (a, b) in enumerate(zip(run, want, strict=True)) if a != b)
-                run = run[:same]
-            if distinct and any(i == other for other, _ in runs):
-                return None
-            runs.append((i, run))
-            at += len(run)
-        return runs
 
     # the rest of the interface
 

@@ -31,7 +31,6 @@ the last caller behind. Source: Linux 6.1 mm/slab.c.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Iterator
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
@@ -452,70 +451,6 @@ class SlabCache(KmemCache):
         allocator = self.allocator
         if allocator.hooked and allocator.kmemleak:
             allocator.kmemleak.free(va)
-
-    # bulk
-
-    def _alloc_many(self, count: int, gfp: int) -> list[int]:
-        if self._debug:
-            return super()._alloc_many(count, gfp)
-        u64, ac = self._u64, self._ac
-        objects: list[int] = []
-        while len(objects) < count:
-            avail = u64[ac] & _LOW32
-            if not avail:
-                if not self._refill(gfp):
-                    break
-                avail = u64[ac] & _LOW32
-            entries = self.array_entries()
-            take = min(avail, count - len(objects))
-            part = entries[: avail - take - 1 if avail > take else None : -1]
-            if self._runs(part, distinct=False) is None:
-                self._check_many(part)
-            objects += part
-            count_down(u64, ac, take, "array_cache.avail")
-            u64[ac + 1] |= 1 << 32
-        return objects
-
-    def _extent(self, va: int) -> tuple[int, int, int]:
-        i = self._check(va)
-        first = self._s_mem(i) + self._obj_offset
-        return i, first, first + self._num * self._size
-
-    def _check_many(self, objects: list[int]) -> None:
-        """_check of each, faster. Raises BadFree."""
-        base = end = 0
-        size = self._size
-        for va in objects:
-            if not base <= va < end or (va - base) % size:
-                _, base, end = self._extent(va)
-
-    def _free_many(self, objects: list[int]) -> None:
-        if self._debug:
-            super()._free_many(objects)
-            return
-        if len(set(objects)) < len(objects):
-            seen: set[int] = set()
-            for va in objects:
-                if va in seen:
-                    raise BadFree(va, f"object of {self.name} is in the list twice")
-                seen.add(va)
-        if self._runs(objects, distinct=False) is None:
-            self._check_many(objects)
-        u64, ac = self._u64, self._ac
-        entries = self.array_entries()
-        if entries and entries[-1] in objects:
-            raise self._double(entries[-1])
-        rest = objects[::-1]
-        while rest:
-            avail = u64[ac] & _LOW32
-            if avail == self._limit:
-                self._free_block(self._batchcount)
-                avail = u64[ac] & _LOW32
-            part = rest[: self._limit - avail]
-            rest = rest[len(part) :]
-            at = self._entry + avail
-            u64[at : at + len(part)] = memoryview(array("Q", part))
-            count_up(u64, ac, len(part), "array_cache.avail")
 
     # debugging: | red word | object | red word | last caller |
 

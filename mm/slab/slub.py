@@ -163,7 +163,6 @@ class SlubCache(KmemCache):
         super().__init__(slub, pa)
         s = self.struct
         self._lists = slub.lists
-        self._words = slub.ram.array(slub.ram.base, slub.ram.size >> 3)
         self._offset = s.offset
         self._offset_words = s.offset >> 3
         self._order = s.oo >> OO_SHIFT
@@ -636,26 +635,25 @@ class SlubCache(KmemCache):
         elif self._single:
             self._free_single(i, va)
         else:
-            self._slow_free(i, va, va, 1)
+            self._slow_free(i, va)
         allocator = self.allocator
         if allocator.hooked and allocator.kmemleak:
             allocator.kmemleak.free(va)
 
-    def _slow_free(self, i: int, head: int, tail: int, count: int) -> None:
-        """__slab_free: ``count`` objects, linked from ``head`` to ``tail``, into a slab that is
-        not the cpu's."""
+    def _slow_free(self, i: int, va: int) -> None:
+        """__slab_free: an object into a slab that is not the cpu's."""
         u64 = self._u64
         prior = u64[i + W_FREELIST]
         counters = u64[i + W_COUNTERS]
-        if prior == head:
-            raise self._double(head)
-        if counters & 0xFFFF < count:
+        if prior == va:
+            raise self._double(va)
+        if not counters & 0xFFFF:
             raise BadFree(
-                head, f"slab of {self.name} has no objects in use: free already (double free)"
+                va, f"slab of {self.name} has no objects in use: free already (double free)"
             )
-        self._set(tail, prior)
-        counters -= count
-        u64[i + W_FREELIST] = head
+        self._set(va, prior)
+        counters -= 1
+        u64[i + W_FREELIST] = va
         u64[i + W_COUNTERS] = counters
         if not prior:
             self._put_cpu_partial(i, drain=True)
@@ -685,139 +683,6 @@ class SlubCache(KmemCache):
             self._remove_partial(i)
         if empty:
             self._discard_slab(i)
-
-    # bulk
-
-    def _alloc_many(self, count: int, gfp: int) -> list[int]:
-        if self._single:
-            return super()._alloc_many(count, gfp)
-        u64, c, ow, po = self._u64, self._cpu, self._offset_words, self._page_offset
-        objects: list[int] = []
-        while len(objects) < count:
-            va = u64[c]
-            if not va:
-                one = self._slow_alloc(gfp)
-                if one is None:
-                    break
-                objects.append(one)
-                continue
-            i = self._page_index_of(u64[c + 2])
-            base = self._slab_base(i)
-            end = base + (u64[i + W_COUNTERS] >> 16 & _OBJECTS) * self._size
-            if not self._valid(i, va):
-                raise self._corrupt(i, va)
-            # Neighbours in a row, as in a slab that is new or was freed in bulk?
-            size = self._size
-            want = min(count - len(objects), (end - va) // size)
-            w = ((va - po) >> 3) + ow
-            nexts = u64[w : w + want * (size >> 3) : size >> 3].tolist()
-            n = (va - base) // size
-            run = self._addresses(i, base, end)[n : n + want]
-            if nexts[:-1] == run[1:]:
-                objects += run
-                u64[c] = nexts[-1]
-                u64[c + 1] = u64[c + 1] + want & _M64
-                continue
-            left = count - len(objects)
-            while va and left:
-                off = va - base
-                if off < 0 or va >= end or off % size:
-                    raise self._corrupt(i, va)
-                objects.append(va)
-                left -= 1
-                va = u64[((va - po) >> 3) + ow]
-                u64[c] = va
-            u64[c + 1] = u64[c + 1] + 1 & _M64
-        return objects
-
-    def _extent(self, va: int) -> tuple[int, int, int]:
-        i = self._check(va)
-        first = self._slab_base(i) + self._left
-        return i, first, first + (self._u64[i + W_COUNTERS] >> 16 & _OBJECTS) * self._size
-
-    def _free_many(self, objects: list[int]) -> None:
-        if self._single:
-            super()._free_many(objects)
-            return
-        runs = self._runs(objects)
-        if runs is None:
-            self._free_scattered(objects)
-            return
-        for i, run in runs:
-            low, high = (run[0], run[-1]) if run[0] <= run[-1] else (run[-1], run[0])
-            prior = self._prior(i, len(run), run[0])
-            if low <= prior <= high:
-                raise self._double(prior)
-        for i, run in reversed(runs):
-            self._link(run)
-            self._free_linked(i, run)
-
-    def _prior(self, i: int, count: int, va: int) -> int:
-        """The first free object of a slab that ``count`` objects, ``va`` the first, are about
-        to be freed into. Raises BadFree if fewer are in use."""
-        u64, c = self._u64, self._cpu
-        if u64[c + 2] == self._page_va(i):
-            return u64[c]
-        if u64[i + W_COUNTERS] & 0xFFFF < count:
-            raise self._double(va)
-        return u64[i + W_FREELIST]
-
-    def _link(self, run: list[int]) -> None:
-        """Thread a run, first to last: each but the last points to the one behind it."""
-        n = len(run) - 1
-        if n > 0:
-            step = run[1] - run[0]
-            w = ((run[0] - self._page_offset) >> 3) + self._offset_words
-            if step > 0:
-                words = self._words[w : w + n * (step >> 3) : step >> 3]
-                words[:] = np.arange(run[1], run[-1] + step, step, dtype=np.uint64)
-            else:  # from the last but one, upwards
-                w += (n - 1) * (step >> 3)
-                words = self._words[w : w - n * (step >> 3) : -step >> 3]
-                words[:] = np.arange(run[-1], run[0], -step, dtype=np.uint64)
-
-    def _free_linked(self, i: int, objects: list[int]) -> None:
-        u64, c = self._u64, self._cpu
-        head, tail = objects[0], objects[-1]
-        if u64[c + 2] == self._page_va(i):
-            self._set(tail, u64[c])
-            u64[c] = head
-            u64[c + 1] = u64[c + 1] + 1 & _M64
-        else:
-            self._slow_free(i, head, tail, len(objects))
-
-    def _free_scattered(self, objects: list[int]) -> None:
-        """build_detached_freelist: those of one slab at once, the last object's slab first."""
-        if len(set(objects)) < len(objects):
-            seen: set[int] = set()
-            for va in objects:
-                if va in seen:
-                    raise BadFree(va, f"object of {self.name} is in the list twice")
-                seen.add(va)
-        groups: dict[int, list[int]] = {}
-        base = end = 0
-        size = self._size
-        group: list[int] = []
-        for va in reversed(objects):
-            off = va - base
-            if off < 0 or va >= end or off % size:
-                i = self._check(va)
-                base = self._slab_base(i)
-                end = base + (self._u64[i + W_COUNTERS] >> 16 & _OBJECTS) * size
-                group = groups.setdefault(i, [])
-            group.append(va)
-        for i, group in groups.items():
-            group.reverse()
-            prior = self._prior(i, len(group), group[0])
-            if prior and prior in group:
-                raise self._double(prior)
-        for i, group in groups.items():
-            u64, po, ow = self._u64, self._page_offset, self._offset_words
-            next_ = 0
-            for va in reversed(group):
-                u64[((va - po) >> 3) + ow] = next_
-                next_ = va
-            self._free_linked(i, group)
 
     # the rest of the interface
 

@@ -55,7 +55,8 @@ class Populated:
         self.areas.append(module)
         self.names = [f"mine_{size}" for size in (40, 200, 700)]
         for name, size in zip(self.names, (40, 200, 700), strict=True):
-            k.kmem_cache_create(name, size).alloc_bulk(7)
+            cache = k.kmem_cache_create(name, size)
+            assert all([cache.alloc() for _ in range(7)])
         for n in range(2):
             space = k.mm_alloc()
             for i in range(3):
@@ -180,7 +181,9 @@ class Trial:
 
         def bulk() -> None:
             cache = self._cache()
-            cache.free_bulk(cache.alloc_bulk(count))
+            taken = [cache.alloc() for _ in range(count)]
+            for taken_va in reversed(taken):
+                cache.free(taken_va or 0)
 
         return rng.choice(
             (

@@ -52,7 +52,8 @@ def test_attach_goes_on_alike(kind: str) -> None:
             kernel.kmalloc(s)
         for va in objects[1::3]:
             kernel.kfree(va)
-        kernel.slab.create("more", 72).alloc_bulk(9)
+        more = kernel.slab.create("more", 72)
+        assert all([more.alloc() for _ in range(9)])
     assert copy.read(copy.base, copy.size) == k.ram.read(k.ram.base, k.ram.size)
     assert [c.info() for c in other.slab.caches()] == [c.info() for c in k.slab.caches()]
 
@@ -91,7 +92,8 @@ def test_destroy_is_refused_and_names_objects(kind: str) -> None:
         assert named == (kind != "slob" and va != objects[1])
     assert "kmem_cache_destroy held: Slab cache still has objects" in text
     mm.check(k)
-    cache.free_bulk([objects[0], objects[2]])
+    cache.free(objects[2])
+    cache.free(objects[0])
     cache.destroy()
     mm.check(k)
 
@@ -118,36 +120,6 @@ def test_merging(kind: str) -> None:
     plain = machine(kind, slab_nomerge=True)
     assert plain.slab.create("a", 64) is not plain.kmalloc_caches.cache_for(64)
     assert k.slab.create("a", 64) is k.kmalloc_caches.cache_for(64)
-
-
-@pytest.mark.parametrize("kind", ["slub", "slab"])
-def test_bulk_is_what_single_calls_do(kind: str) -> None:
-    a, b = machine(kind), machine(kind)
-    one, many = a.slab.create("x", 48, flags=SLAB_NO_MERGE), None
-    many = b.slab.create("x", 48, flags=SLAB_NO_MERGE)
-    got = many.alloc_bulk(200)
-    assert got == [one.alloc() for _ in range(200)]
-    for va in got[:40]:
-        one.free(va)
-        many.free(va)
-    assert many.alloc_bulk(70) == [one.alloc() for _ in range(70)]
-    mm.check(b)
-    live = many.live_objects()
-    image = b.ram.read(b.ram.base, b.ram.size)
-    with pytest.raises(BadFree):
-        many.free_bulk([live[0], live[1], live[0]])
-    with pytest.raises(BadFree):
-        many.free_bulk([live[0], live[1], live[1] + 8])
-    assert b.ram.read(b.ram.base, b.ram.size) == image
-    many.free_bulk(live[::-1])
-    mm.check(b)
-    assert many.active_objects() == 0
-    taken = many.alloc_bulk(64)
-    many.free_bulk(taken)
-    with pytest.raises(BadFree, match="double free"):
-        many.free_bulk([taken[0]] if kind == "slub" else [taken[0], taken[1]])
-    assert many.alloc_bulk(1 << 20) == []  # all or nothing
-    mm.check(b)
 
 
 @KINDS
@@ -350,7 +322,7 @@ def test_slab_double_free_and_corrupt_stack() -> None:
         cache.free(va)
     ac = cache.array_cache
     k.ram.write64(ac.pa + ac.SIZE + 8 * (ac.avail - 1), 0x123)
-    for action in (cache.alloc, cache.shrink, lambda: cache.alloc_bulk(3)):
+    for action in (cache.alloc, cache.shrink):
         with pytest.raises(SlabError):
             action()
     assert isinstance(k.slab, Slab)
