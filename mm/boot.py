@@ -63,7 +63,7 @@ from mm.slab import (
     SLAB_NO_MERGE,
     SlabAllocator,
 )
-from mm.slab.common import parse_slub_debug
+from mm.slab.options import parse_slub_debug
 from mm.slab.structs import OPTION_HARDENED, OPTION_NOMERGE, SlabRoot
 from mm.vma import VmArea
 from mm.vmalloc import VmStruct

@@ -40,9 +40,10 @@ from mm.pgtable import (
 from mm.slab import (
     SlabAllocator,
 )
-from mm.slab.slab import Slab
+from mm.slab.core import SlabCore
+from mm.slab.slab_caches import Slab
 from mm.slab.slob import Slob
-from mm.slab.slub import Slub
+from mm.slab.slub_caches import Slub
 from mm.uaccess import Uaccess
 from mm.vma import AddressSpaces
 from mm.vmalloc import Vmalloc
@@ -105,15 +106,9 @@ class Kernel:
         root = info.slab_root
         if root.kind >= len(SLAB_ALLOCATORS):
             raise CorruptionError("vmcoreinfo", info_pa, f"no slab allocator {root.kind}")
-        self.slab: SlabAllocator = SLAB_ALLOCATORS[root.kind](
-            self.space,
-            self.lists,
-            self.page_alloc,
-            va + Vmcoreinfo.offset_of("slab_caches"),
-            root,
-            info.page_alloc,
-            self.printk,
-        )
+        core = SlabCore(self.space, self.lists, self.page_alloc, root, info.page_alloc, self.printk)
+        slab_caches = va + Vmcoreinfo.offset_of("slab_caches")
+        self.slab: SlabAllocator = SLAB_ALLOCATORS[root.kind](core, slab_caches)
         self.kmalloc_caches = Kmalloc(
             self.space, self.page_alloc, self.slab, info.kmalloc_caches, root.kmalloc_dma_caches
         )

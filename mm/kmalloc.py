@@ -17,7 +17,9 @@ in front of it (see slob.py). Source: Linux mm/slab_common.c.
 
 from __future__ import annotations
 
-from emu.ram import PAGE_SIZE, Ram
+from collections.abc import Callable
+
+from emu.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from mm.addrspace import Space
 from mm.errors import BadFree, CorruptionError, GfpError
 from mm.gfp import GFP_COMP, GFP_DMA, GFP_KERNEL, GFP_ZERO, ZoneType, format_gfp
@@ -31,15 +33,17 @@ from mm.slab import (
     KmemCache,
     SlabAllocator,
 )
-from mm.slab.common import get_order
-from mm.slab.flags import GFP_SLAB_BUG_MASK, SLAB_KMALLOC
+from mm.slab.flags import GFP_SLAB_BUG_MASK, GFP_SLAB_UNUSUAL, SLAB_KMALLOC
+from mm.slab.options import get_order
 from mm.slab.slob import Slob
+from mm.slab.structs import W_SLAB_CACHE
 
 ZERO_SIZE_PTR = 16
 KMALLOC_SIZES = (8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192)
 NR_KMALLOC_CACHES = len(KMALLOC_SIZES)
 NR_KMALLOC_TYPES = 2  # normal, DMA
 SIZE_MAX = (1 << 64) - 1
+_UNUSUAL = GFP_DMA | GFP_SLAB_UNUSUAL
 
 
 def kmalloc_index(size: int) -> int:
@@ -84,7 +88,15 @@ class Kmalloc:
         self._caches: list[KmemCache] = []  # derived
         self._dma_caches: list[KmemCache] = []
         self._class_of = _CLASS_OF
-        self._cache_of_size: list[KmemCache] = []  # the two in one
+        self._by_va = slab.by_va
+        self._u64 = space.ram.u64
+        # The word that names the cache of the slab at page 0 of the address space, so to speak.
+        pages = space.page_offset >> PAGE_SHIFT
+        self._cache_word = space.memmap_index - (pages << 3) + W_SLAB_CACHE
+        # The cache for each size, by (size - 1) >> 3, and how far that goes.
+        self._cache_of_size: list[KmemCache] = []
+        self._from_cpu: list[Callable[[], int]] = []  # alloc_from_cpu of each
+        self._small_max = 0
 
     def create_caches(self) -> None:
         """create_kmalloc_caches. Raises OutOfMemory."""
@@ -117,7 +129,10 @@ class Kmalloc:
                     "vmcoreinfo", i, f"kmalloc_caches[{i}] is {found[i]:#x}, the others are not so"
                 )
             caches[:] = [self.slab.cache_at(va) for va in found if va]
-        self._cache_of_size = [self._caches[i] for i in self._class_of] if self._caches else []
+        if self._caches:
+            self._cache_of_size = [self._caches[i] for i in self._class_of]
+            self._from_cpu = [cache.alloc_from_cpu for cache in self._cache_of_size]
+            self._small_max = KMALLOC_MAX_CACHE_SIZE
 
     def cache_for(self, size: int, gfp: int = GFP_KERNEL) -> KmemCache:
         """The cache that kmalloc of ``size`` bytes (1..8192) uses. IndexError under SLOB."""
@@ -130,10 +145,11 @@ class Kmalloc:
 
         Raises ValueError for a negative size, GfpError.
         """
-        if 0 < size <= KMALLOC_MAX_CACHE_SIZE and self._cache_of_size:
-            if gfp & GFP_DMA:
+        if 0 < size <= self._small_max:
+            if gfp & _UNUSUAL:
                 return self.cache_for(size, gfp).alloc(gfp, size)
-            return self._cache_of_size[(size - 1) >> 3].alloc(gfp, size)
+            i = (size - 1) >> 3
+            return self._from_cpu[i]() or self._cache_of_size[i].alloc(gfp, size)
         if size <= 0:
             if size < 0:
                 raise ValueError(f"kmalloc of {size} bytes")
@@ -235,7 +251,17 @@ class Kmalloc:
 
     def kfree(self, va: int | None) -> None:
         """Free what kmalloc gave; NULL (0, None) and ZERO_SIZE_PTR are fine. Raises BadFree."""
-        if not va or va == ZERO_SIZE_PTR or self.slab.kfree(va):
+        if not va:
+            return
+        # The fast path: into the cpu slab of the cache that the struct page names, if that is
+        # where the object is. Whatever else may be read here, free_to_cpu goes by the address.
+        try:
+            cache = self._by_va.get(self._u64[(va >> PAGE_SHIFT << 3) + self._cache_word])
+            if cache is not None and cache.free_to_cpu(va):
+                return
+        except IndexError:
+            pass  # no address of RAM
+        if va == ZERO_SIZE_PTR or self.slab.kfree(va):
             return
         self.page_alloc.free_pages(*self._large(va))
         if self.slab.kmemleak:

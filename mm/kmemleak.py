@@ -19,22 +19,24 @@ Source: Linux mm/kmemleak.c (kmemleak_scan, print_unreferenced).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from emu.ram import PAGE_SHIFT, PAGE_SIZE
+from emu.ram import PAGE_SHIFT, PAGE_SIZE, Ram
+from mm.addrspace import Space
 from mm.errors import SlabError
 from mm.gfp import GFP_NOWARN
 from mm.layout import ListHead, Struct, chars, nested, ptr, s32, u64
-from mm.slab import SLAB_NOLEAKTRACE, KmemCache
+from mm.lists import Lists
+from mm.memblock import Memblock
+from mm.pgtable import MmStruct
+from mm.slab import SLAB_NOLEAKTRACE, KmemCache, SlabAllocator
 from mm.slab.flags import SLAB_STORE_USER
-from mm.slab.structs import W_FREELIST, KmemCacheStruct, SlabRoot
-
-if TYPE_CHECKING:
-    from mm.addrspace import Space
-    from mm.kernel import Kernel
+from mm.slab.structs import KmemCacheStruct, SlabRoot
+from mm.vmalloc import Vmalloc
+from mm.vmcoreinfo import Vmcoreinfo
 
 HEX_MAX_LINES = 2
 MAX_OBJECTS = 1 << 24
@@ -84,10 +86,26 @@ class Unreferenced:
         return "\n".join(lines) + "\n"
 
 
+class Searched(Protocol):
+    """A kernel, as far as the scan needs it."""
+
+    ram: Ram
+    space: Space
+    lists: Lists
+    memblock: Memblock
+    slab: SlabAllocator
+    vmcoreinfo: Vmcoreinfo
+    vmalloc_areas: Vmalloc
+    init_mm: MmStruct
+
+    def va(self, pa: int) -> int: ...
+    def pa(self, va: int) -> int: ...
+
+
 class Kmemleak:
     """The records (if the machine was booted with them), and the scan."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Searched) -> None:
         self.kernel = kernel
         self.slab = kernel.slab
         self.root = kernel.vmcoreinfo.slab_root
@@ -117,12 +135,12 @@ class Kmemleak:
         """kmemleak_alloc. Without memory for the record the object is not known."""
         if self.cache is None:
             return
-        link = self.cache._alloc(_GFP, 0)
+        link = self.cache.alloc_unhooked(_GFP, 0)
         if link is None:
             return
         record = KmemleakObject(self.kernel.ram, self.kernel.pa(link))
-        record.pointer, record.size, record.jiffies = va, size, self.slab.jiffies
-        record.pid, record.comm = self.slab.pid, self.slab.comm
+        record.pointer, record.size, record.jiffies = va, size, self.slab.core.jiffies
+        record.pid, record.comm = self.slab.core.pid, self.slab.core.comm
         self.kernel.lists.add_tail(link, self.head)
         self._records[va] = link
 
@@ -217,6 +235,5 @@ class Kmemleak:
                 roots += [(pfn << PAGE_SHIFT, PAGE_SIZE) for pfn in k.vmalloc_areas.pages_of(area)]
         # Off-slab index arrays of SLAB hang on their struct slab.
         for cache in self.slab.caches():
-            for i in getattr(cache, "_all_slabs", list)():
-                roots.append((k.ram.base + 8 * (i + W_FREELIST), 8))
+            roots += [(pa, 8) for pa in cache.freelist_words()]
         return roots

@@ -18,15 +18,13 @@ Hot paths do not use views: they index ``ram.u64`` with ``Page.word_of("flags")`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 import numpy as np
 
 from emu.ram import Ram
+from mm.addrspace import Space
 from mm.errors import BadAddress, CorruptionError
-
-if TYPE_CHECKING:
-    from mm.addrspace import Space
 
 T = TypeVar("T")
 _M64 = (1 << 64) - 1

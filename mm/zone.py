@@ -20,15 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import isqrt
-from typing import TYPE_CHECKING
 
 from emu.ram import PAGE_SHIFT
+from mm.addrspace import Space
 from mm.errors import CorruptionError
 from mm.layout import ListHead, Struct, array_of, chars, nested, s32, u64, u64_array
 from mm.mmzone import MAX_NR_ZONES, MIGRATE_TYPES, ZoneType
-
-if TYPE_CHECKING:
-    from mm.addrspace import Space
 
 MAX_PAGE_ORDER = 10
 NR_PAGE_ORDERS = MAX_PAGE_ORDER + 1

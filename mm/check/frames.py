@@ -33,9 +33,9 @@ from mm.page import (
 from mm.page_ext import LAST_PKMAP
 from mm.pgtable import runs_of
 from mm.slab.check import check_slab, check_slob, check_slub
-from mm.slab.slab import Slab
+from mm.slab.slab_caches import Slab
 from mm.slab.slob import Slob
-from mm.slab.slub import Slub
+from mm.slab.slub_caches import Slub
 from mm.zone import (
     MAX_PAGE_ORDER,
     MIGRATE_PCPTYPES,

@@ -11,19 +11,17 @@ from collections.abc import Callable, Iterable
 
 from mm.errors import BadFree, CheckError, ListCorruption, SlabError
 from mm.page import W_OWNER
-from mm.slab.common import KmemCache
+from mm.slab.cache import KmemCache
 from mm.slab.flags import (
     MAX_CACHES,
-    OBJECT_POISON,
-    POISON_END,
-    POISON_FREE,
-    SLAB_RED_ZONE,
     SLAB_STORE_USER,
 )
-from mm.slab.slab import RED_ACTIVE, RED_INACTIVE, SlabCache
-from mm.slab.slab import Slab as SlabSlab
+from mm.slab.slab import SlabCache
+from mm.slab.slab_caches import Slab as SlabSlab
 from mm.slab.slob import PAGE_UNITS, PG_SLOB_FREE, Slob, slob_units
-from mm.slab.slub import Slub, SlubCache, order_objects
+from mm.slab.slub import SlubCache
+from mm.slab.slub_caches import Slub
+from mm.slab.slub_sizes import order_objects
 from mm.slab.structs import (
     FREELIST_IN_OBJECT,
     FREELIST_OFF_SLAB,
@@ -56,7 +54,7 @@ def _common(cache: KmemCache) -> None:
         raise CheckError("kmem_cache", cache.va, f"{s.name}: refcount is not 0")
     if not s.object_size or s.object_size > s.size:
         raise CheckError("kmem_cache", cache.va, f"{s.name}: an object fits its size")
-    problem = s.problem(cache._space) or cache.problem(cache.allocator, s)
+    problem = s.problem(cache.space) or cache.problem(cache.space, s)
     if problem is not None:
         raise CheckError("kmem_cache", cache.va, f"{s.name}: {problem}")
 
@@ -99,7 +97,7 @@ def _none_foreign(cache: KmemCache, listed: Iterable[int], own: set[int]) -> Non
         if pfn not in own:
             raise CheckError(
                 "slab",
-                cache._space.page_pa(pfn),
+                cache.space.page_pa(pfn),
                 f"pfn {pfn:#x}: an entry of a list of {cache.name} is a slab of it",
             )
 
@@ -150,7 +148,7 @@ def _slub_cache(slub: Slub, cache: SlubCache, pfns: list[int]) -> dict[int, int]
         raise CheckError(
             "kmem_cache_cpu", s.cpu_slab, f"{name}: without a slab there is no freelist"
         )
-    if (c.slab or c.freelist or c.partial) and cache._single:
+    if (c.slab or c.freelist or c.partial) and cache.without_cpu_slab:
         raise CheckError(
             "kmem_cache_cpu", s.cpu_slab, f"{name}: a cache with debugging has no cpu slab"
         )
@@ -177,7 +175,7 @@ def _slub_cache(slub: Slub, cache: SlubCache, pfns: list[int]) -> dict[int, int]
             raise CheckError("slab", pa, f"freelist: {e}") from e
         if bool(counters & FROZEN) != (pfn == cpu):
             raise CheckError("slab", pa, f"{name}: the cpu slab is frozen, and no other")
-        own_free = len(cache._walk(i, u64[i + W_FREELIST]))
+        own_free = len(cache.walk_freelist(i, u64[i + W_FREELIST]))
         if inuse != total - own_free:
             raise CheckError(
                 "slab",
@@ -194,7 +192,7 @@ def _slub_cache(slub: Slub, cache: SlubCache, pfns: list[int]) -> dict[int, int]
             raise CheckError("slab", pa, f"{name}: a slab is on the partial list iff it has room")
         if s.flags & SLAB_STORE_USER and (pfn in on_full) == has_room:
             raise CheckError("slab", pa, f"{name}: a full slab is on the list of full ones")
-        if cache._debug:
+        if cache.debug:
             _none_clobbered(cache, pa, slub.debugger.clobbered(cache, i, set(free)))
         used[pfn] = total - len(free)
         total_objects += total
@@ -242,7 +240,7 @@ def _slab_cache(
 ) -> dict[int, int]:
     s, name, u64 = cache.struct, cache.name, slab.ram.u64
     ac = cache.array_cache
-    if ac.avail > ac.limit or not 0 < ac.batchcount <= ac.limit or ac.limit != cache._limit:
+    if ac.avail > ac.limit or not 0 < ac.batchcount <= ac.limit or ac.limit != cache.limit:
         raise CheckError(
             "array_cache",
             s.array_cache,
@@ -265,10 +263,10 @@ def _slab_cache(
     on_stack: dict[int, set[int]] = {}
     for va in stack:
         try:
-            i = cache._check(va)
+            i = cache.slab_of(va)
         except BadFree as e:
             raise CheckError("array_cache", s.array_cache, f"{name}: {e}") from e
-        on_stack.setdefault(cache._pfn(i), set()).add(va)
+        on_stack.setdefault(cache.pfn(i), set()).add(va)
     used = {}
     free_objects = 0
     for pfns_here, rule, low, high in (
@@ -292,9 +290,9 @@ def _slab_cache(
                 raise CheckError("slab", pa, f"freelist: {e}") from e
             if len(free) != s.num - active:
                 raise CheckError("slab", pa, f"{name}: active counts the objects in use")
-            if cache._debug:
+            if cache.debug:
                 idle = free | on_stack.get(pfn, set())
-                _none_clobbered(cache, pa, _clobbered(cache, i, idle))
+                _none_clobbered(cache, pa, cache.debug.clobbered(i, idle))
             if free & on_stack.get(pfn, set()):
                 raise CheckError(
                     "array_cache", s.array_cache, f"{name}: a free object is on the stack too"
@@ -317,31 +315,6 @@ def _slab_cache(
         )
     _counters(cache, len(pfns), len(pfns) * s.num)
     return used
-
-
-def _clobbered(cache: SlabCache, i: int, free: set[int]) -> list[str]:
-    """What was overwritten around and in the objects of a slab with debugging."""
-    found = []
-    ram, size = cache._ram, cache.struct.object_size
-    for va in cache._objects_of(i):
-        red = RED_INACTIVE if va in free else RED_ACTIVE
-        pas = cache._red_pas(va) if cache._flags & SLAB_RED_ZONE else ()
-        for which, pa in enumerate(pas, 1):
-            if ram.read64(pa) != red:
-                found.append(
-                    f"redzone {which} of the object at {va:#x} overwritten, "
-                    f"{ram.read64(pa):#x} instead of {red:#x}"
-                )
-        if va in free and cache._flags & OBJECT_POISON:
-            data = ram.read(cache._space.pa(va), size)
-            want = bytes([POISON_FREE]) * (size - 1) + bytes([POISON_END])
-            at = next((n for n in range(size) if data[n] != want[n]), None)
-            if at is not None:
-                found.append(
-                    f"Poison of the object at {va:#x} overwritten at {va + at:#x}, "
-                    f"{data[at]:#x} instead of {want[at]:#x}"
-                )
-    return found
 
 
 # SLOB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mm.gfp import __GFP_DMA32 as GFP_DMA32
 from mm.gfp import __GFP_HIGHMEM as GFP_HIGHMEM
+from mm.gfp import GFP_ZERO
 
 SLAB_CONSISTENCY_CHECKS = 0x100  # slub_debug F
 SLAB_RED_ZONE = 0x400  # Z
@@ -24,6 +25,7 @@ OBJECT_POISON = 0x80000000  # internal: the object itself may be poisoned
 SLAB_DEBUG_FLAGS = (
     SLAB_CONSISTENCY_CHECKS | SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER | SLAB_TRACE
 )
+DEBUG_LAYOUT_FLAGS = SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER
 # What the caller of kmem_cache_create may pass.
 SLAB_FLAGS = (
     SLAB_DEBUG_FLAGS
@@ -46,6 +48,7 @@ SLAB_MERGE_SAME = SLAB_RECLAIM_ACCOUNT | SLAB_CACHE_DMA | SLAB_CACHE_DMA32 | SLA
 # GFP_CONSTRAINT_MASK (mm/internal.h). The zone is the cache's own.
 GFP_SLAB_MASK = 0x3BECE0
 GFP_SLAB_BUG_MASK = GFP_HIGHMEM | GFP_DMA32
+GFP_SLAB_UNUSUAL = GFP_ZERO | GFP_SLAB_BUG_MASK  # more to do than to hand out an object
 
 ARCH_SLAB_MINALIGN = 8
 CACHE_LINE = 64
@@ -58,7 +61,7 @@ POISON_FREE = 0x6B
 POISON_END = 0xA5
 
 SLAB_KINDS = ("slub", "slab", "slob")  # Config.slab; the index is vmcoreinfo.slab_kind
-_LETTERS = {
+DEBUG_LETTERS = {
     "F": SLAB_CONSISTENCY_CHECKS,
     "Z": SLAB_RED_ZONE,
     "P": SLAB_POISON,

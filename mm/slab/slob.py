@@ -30,19 +30,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
+from mm.addrspace import Space
 from mm.errors import BadFree, SlabError
 from mm.gfp import GFP_COMP, GFP_ZERO
 from mm.layout import count_down, count_up
 from mm.page import ALLOCATED_WORD, PG_BIT, SLAB_WORD, W_OWNER, W_TYPE_REF
-from mm.slab.common import (
-    KmemCache,
-    ObjectInfo,
-    SlabAllocator,
-    SlabInfo,
-    calculate_alignment,
-    get_order,
-)
+from mm.slab.allocator import SlabAllocator
+from mm.slab.cache import KmemCache, ObjectInfo, SlabInfo
+from mm.slab.core import SlabCore
 from mm.slab.flags import ARCH_SLAB_MINALIGN, GFP_SLAB_MASK
+from mm.slab.options import calculate_alignment, get_order
 from mm.slab.structs import (
     W_COUNTERS,
     W_FREELIST,
@@ -68,10 +65,12 @@ def slob_units(size: int) -> int:
 class SlobCache(KmemCache):
     """A SLOB cache: little more than a size."""
 
-    allocator: Slob
+    def __init__(self, core: SlabCore, pa: int, slob: Slob) -> None:
+        super().__init__(core, pa)
+        self.slob = slob
 
     @staticmethod
-    def problem(allocator: SlabAllocator, s: KmemCacheStruct) -> str | None:
+    def problem(space: Space, s: KmemCacheStruct) -> str | None:
         if s.size % SLOB_UNIT or (s.size > PAGE_SIZE and s.size & (s.size - 1)):
             return f"size {s.size} is that of no object"
         return None
@@ -89,8 +88,8 @@ class SlobCache(KmemCache):
         """0: pages are not a cache's."""
         return 0
 
-    def _alloc(self, gfp: int, orig_size: int) -> int | None:
-        slob = self.allocator
+    def alloc_unhooked(self, gfp: int, orig_size: int) -> int | None:
+        slob = self.slob
         self._need_ctor()
         gfp = gfp & GFP_SLAB_MASK | self.struct.allocflags
         if self._size < PAGE_SIZE:
@@ -104,26 +103,26 @@ class SlobCache(KmemCache):
 
     def _find(self, va: int) -> int:
         """The index of the page of the object at ``va``. Raises BadFree."""
-        slob = self.allocator
+        slob = self.slob
         if self._size < PAGE_SIZE:
             i = slob.slab_index(va)
             if i < 0:
                 raise BadFree(va, f"not an object of cache {self.name}")
             slob.check_used(i, va, slob_units(self._size))
             return i
-        if not self._page_offset <= va < self._space.direct_end or va % PAGE_SIZE:
+        if not self._page_offset <= va < self.space.direct_end or va % PAGE_SIZE:
             raise BadFree(va, f"not an object of cache {self.name}")
-        i = self._space.page_index(self._space.virt_to_pfn(va))
+        i = self.space.page_index(self.space.virt_to_pfn(va))
         order = get_order(self._size)
         if self._u64[i + W_TYPE_REF] != ALLOCATED_WORD or self._u64[i + W_OWNER] & 0xFFFF != order:
             raise BadFree(va, f"not an object of cache {self.name} (freed already?)")
         return i
 
     def check_object(self, va: int) -> int:
-        return self._pfn(self._find(va))
+        return self.pfn(self._find(va))
 
     def free(self, va: int) -> None:
-        slob = self.allocator
+        slob = self.slob
         i = self._find(va)
         if not self._u64[self._index + W_TOTAL_OBJECTS]:
             raise BadFree(va, f"cache {self.name} has no objects in use")
@@ -131,10 +130,13 @@ class SlobCache(KmemCache):
         if self._size < PAGE_SIZE:
             slob.free_block(i, va, self._size)
         else:
-            slob.page_alloc.free_pages(self._pfn(i), get_order(self._size))
+            slob.page_alloc.free_pages(self.pfn(i), get_order(self._size))
         count_down(self._u64, self._index + W_TOTAL_OBJECTS, 1, "kmem_cache_node.total_objects")
-        if slob.hooked and slob.kmemleak:
-            slob.kmemleak.free(va)
+        if self.core.kmemleak:
+            self.core.kmemleak.free(va)
+
+    def free_in_slab(self, va: int, i: int) -> None:
+        self.free(va)
 
     def shrink(self) -> int:
         self._need_dtor()
@@ -162,9 +164,12 @@ class Slob(SlabAllocator):
     KIND = "slob"
     cache_type = SlobCache
 
-    def __init__(self, *args: object, **keywords: object) -> None:
-        super().__init__(*args, **keywords)  # type: ignore[arg-type]
+    def __init__(self, core: SlabCore, slab_caches: int) -> None:
+        super().__init__(core, slab_caches)
         self.lists_va = self.space.va(self.root.pa + SlabRoot.offset_of("free_slob_small"))
+
+    def make_cache(self, pa: int) -> KmemCache:
+        return SlobCache(self.core, pa, self)
 
     # blocks: their encoding, offsets in units from the start of the page at ``base`` (PA)
 
@@ -441,6 +446,6 @@ class Slob(SlabAllocator):
 
     def _report_remaining(self, cache: KmemCache) -> None:
         name = cache.name
-        self.slab_bug(name, f"Objects remaining in {name} on __kmem_cache_shutdown()")
+        self.core.slab_bug(name, f"Objects remaining in {name} on __kmem_cache_shutdown()")
         self.printk(f"SLOB does not know where its {cache.active_objects()} objects are")
-        self.add_taint()
+        self.core.add_taint()

@@ -21,13 +21,9 @@ it with one load. This machine has one CPU: its part lies in the kmem_cache obje
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from mm.addrspace import Space
 from mm.layout import ListHead, Struct, chars, nested, ptr, ptr_array, s32, u16, u32, u64
 from mm.slab.flags import KMALLOC_MAX_SIZE
-
-if TYPE_CHECKING:
-    from mm.addrspace import Space
 
 PG_WORKINGSET = 1 << 9  # of a SLUB slab: it is on the node's partial list (SL_partial)
 OO_SHIFT = 16

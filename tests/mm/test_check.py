@@ -305,7 +305,7 @@ def slab_unlisted(w: World) -> int | None:
     cache = w.k.slab.cache_of(w.object)
     assert isinstance(cache, SlubCache)
     cache.flush()
-    cache._remove_partial(w.k.space.page_index(w.slab))
+    cache.remove_partial(w.k.space.page_index(w.slab))
     return w.page_pa(w.slab)
 
 

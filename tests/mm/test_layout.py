@@ -12,7 +12,7 @@ from emu.ram import Ram, RamError
 from mm.header import STRUCTS, c_header
 from mm.layout import ListHead, Struct, array_of, chars, nested, s16, s32, u8, u16, u32, u64
 from mm.page import Page, Ptdesc
-from mm.slab.slub import Slab
+from mm.slab.structs import Slab
 
 
 class Sample(Struct, c_name="sample"):

@@ -11,8 +11,8 @@ from mm.errors import BadFree, BadPage, GfpError, SlabError
 from mm.gfp import GFP_HIGHUSER
 from mm.kmalloc import KMALLOC_SIZES, ZERO_SIZE_PTR
 from mm.slab import SLAB_HWCACHE_ALIGN, SLAB_NO_MERGE
-from mm.slab.slub import (
-    SlubCache,
+from mm.slab.slub import SlubCache
+from mm.slab.slub_sizes import (
     calculate_cpu_partial,
     calculate_min_partial,
     calculate_order,

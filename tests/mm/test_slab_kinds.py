@@ -10,7 +10,9 @@ from mm.errors import BadFree, CheckError, GfpError, SlabError
 from mm.gfp import GFP_DMA, GFP_DMA32, GFP_KERNEL, ZoneType
 from mm.kmalloc import ZERO_SIZE_PTR
 from mm.slab import SLAB_ACCOUNT, SLAB_HWCACHE_ALIGN, SLAB_NO_MERGE
-from mm.slab.slab import RED_ACTIVE, RED_INACTIVE, Slab, SlabCache, array_cache_limit
+from mm.slab.slab import SlabCache
+from mm.slab.slab_caches import Slab, array_cache_limit
+from mm.slab.slab_debug import RED_ACTIVE, RED_INACTIVE
 from mm.slab.slob import PAGE_UNITS, Slob
 from mm.slab.slub import SlubCache
 from mm.slab.structs import FREELIST_IN_OBJECT, FREELIST_OFF_SLAB, FREELIST_ON_SLAB

@@ -11,7 +11,7 @@ import mm
 from emu.ram import Ram
 from mm.errors import BadFree, SlabError
 from mm.slab import SLAB_NO_MERGE
-from mm.slab.common import parse_slub_debug, print_hex_dump
+from mm.slab.core import print_hex_dump
 from mm.slab.flags import (
     DEBUG_DEFAULT_FLAGS,
     SLAB_CONSISTENCY_CHECKS,
@@ -19,6 +19,7 @@ from mm.slab.flags import (
     SLAB_RED_ZONE,
     SLAB_STORE_USER,
 )
+from mm.slab.options import parse_slub_debug
 from mm.slab.slub import SlubCache
 
 
@@ -145,7 +146,7 @@ def test_overwritten_bytes_are_reported_and_restored(
     assert f"Redzone  {va - 8:016x}: " in text and f"Object   {va:016x}: " in text
     last = f"Object at {va:#018x} not freed" if live else "Marking all objects used"
     assert lines[-1] == f"FIX thing: {last}"
-    assert k.slab.print_tainted() == "Tainted: G    B             "
+    assert k.slab.core.print_tainted() == "Tainted: G    B             "
     restored = k.ram.read(k.pa(va) - 8, cache.size)
     assert restored != corrupt
     mm.check(k)
