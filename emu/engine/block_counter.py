@@ -16,7 +16,7 @@ import unicorn.unicorn_const as ucc
 from emu.engine import calls, native
 
 if TYPE_CHECKING:
-    from emu.hart import Hart
+    from emu.engine.hart import Hart
 
 NEVER = (1 << 64) - 1
 

@@ -32,7 +32,7 @@ from emu.spec.paging import PAGE_SHIFT, PAGE_SIZE
 from emu.spec.walk import Access, Refusal
 
 if TYPE_CHECKING:
-    from emu.hart import Hart
+    from emu.engine.hart import Hart
 
 _M64 = (1 << 64) - 1
 _EXTENTS_MAX = 16

@@ -18,7 +18,7 @@ from emu.spec import words
 from emu.spec.csr import Priv
 
 if TYPE_CHECKING:
-    from emu.hart import Hart
+    from emu.engine.hart import Hart
 
 Original = Callable[[], int]
 Perform = Callable[[int], None]

@@ -15,7 +15,7 @@ import unicorn.unicorn_const as ucc
 from emu.engine import calls
 
 if TYPE_CHECKING:
-    from emu.hart import Hart
+    from emu.engine.hart import Hart
 
 
 def watch(hart: Hart) -> None:

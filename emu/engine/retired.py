@@ -25,7 +25,7 @@ from emu.spec.csr import Priv
 from emu.spec.paging import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from emu.hart import Hart
+    from emu.engine.hart import Hart
 
 _BITS = 18  # of the table's size: 4 MiB, of which the host keeps what is used
 _M64 = (1 << 64) - 1

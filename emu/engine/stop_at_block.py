@@ -14,7 +14,7 @@ from emu.engine import calls, native
 from emu.engine.block_counter import NEVER, BlockCounter
 
 if TYPE_CHECKING:
-    from emu.hart import Hart
+    from emu.engine.hart import Hart
 
 
 class StopAtBlock:

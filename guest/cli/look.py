@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from emu.hart import HartOptions
 from emu.spec.paging import MODES, PagingMode
@@ -18,20 +17,8 @@ from guest.boot.outcome import UsageError
 from guest.boot.runner import MACHINES, Options
 from guest.cli.hart_options import hart_options
 from guest.cli.kit import paging_option, print_json, ram_option, refuse_idle
+from guest.cli.load_options import load_option, refuse_beside_load, symbols_option
 from guest.cli.proc import boot_config, slab_option
-
-load_option = click.option(
-    "--load",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Look at the machine in a snapshot of pagewalk boot, in the tables its hart stands in.",
-)
-symbols_option = click.option(
-    "--symbols",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="System.map, nm output or a guest's /proc/kallsyms: names for addresses.",
-)
 
 
 class AddressParameter(click.ParamType[int]):
@@ -47,22 +34,6 @@ class AddressParameter(click.ParamType[int]):
         if not 0 <= address < 1 << 64:
             self.fail(f"{value!r} does not fit into 64 bits")
         return address
-
-
-# The parameters that say of which machine, by what users write.
-_OF_MACHINE = {
-    "program": "PROGRAM", "paging": "--paging", "ram_size": "--ram", "machine": "--machine",
-    "slab": "--slab", "access": "--hart", "append": "--append", "keep": "--keep",
-    "page_owner": "--page-owner",
-}  # fmt: skip
-
-
-def refuse_beside_load(ctx: click.Context) -> None:
-    """Raise UsageError for what would make another machine than the snapshot's."""
-    for name, written in _OF_MACHINE.items():
-        is_typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if is_typed and ctx.params[name] is not None:
-            raise UsageError(f"{written} and --load: the machine is the snapshot's")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from emu.spec.paging import MODES
 from guest.boot.outcome import UsageError
 from guest.boot.runner import Options
 from guest.cli.kit import json_option, paging_option, print_json, ram_option, refuse_idle
+from guest.cli.load_options import load_option, refuse_beside_load, symbols_option
 from guest.kernel.system import System
 
 if TYPE_CHECKING:
@@ -292,8 +293,6 @@ def register(main: click.Group) -> None:
                 click.echo(f"pagewalk: {name}: nothing to show", err=True)
 
     # Here, for the two share options with this file.
-    from guest.cli.look import load_option, refuse_beside_load, symbols_option
-
     @main.command("what")
     @click.argument("address")
     @click.argument("program", required=False)

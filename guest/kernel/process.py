@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 from emu.spec.paging import PAGE_SIZE
 from guest.image.elf import Elf, ElfError, Segment
+from guest.kernel.descriptors import STANDARD
 from guest.kernel.syscall_names import name_of
-from guest.kernel.syscalls_file import STANDARD
 from mm.errors import OutOfMemory
 from mm.kernel import Kernel
 from mm.pgtable import MmStruct

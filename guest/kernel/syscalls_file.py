@@ -7,9 +7,9 @@ and what a program printed before it faulted is seen. There is no file system.
 from __future__ import annotations
 
 import struct
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from guest.kernel.descriptors import DESCRIPTORS_MAX, Way
 from guest.kernel.linux_errno import (
     EBADF,
     EFAULT,
@@ -25,17 +25,6 @@ from mm.errors import UserFault
 
 if TYPE_CHECKING:
     from guest.kernel.process import Process
-
-
-class Way(Enum):
-    """What a descriptor of the console is for."""
-
-    IN = "in"
-    OUT = "out"
-
-
-STANDARD = {0: Way.IN, 1: Way.OUT, 2: Way.OUT}
-DESCRIPTORS_MAX = 1024  # RLIMIT_NOFILE
 
 _O_WRONLY, _O_CLOEXEC = 1, 0o2000000
 _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 1030

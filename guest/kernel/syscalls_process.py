@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from emu.stop import Stop, StopReason
 from guest.boot import interrupt
+from guest.kernel.descriptors import DESCRIPTORS_MAX
 from guest.kernel.linux_errno import EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH, ETIMEDOUT
-from guest.kernel.syscalls_file import DESCRIPTORS_MAX
 
 if TYPE_CHECKING:
     from guest.kernel.process import Process

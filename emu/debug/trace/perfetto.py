@@ -37,7 +37,7 @@ from emu.debug.trace.events import (
     TrapEvent,
     named,
 )
-from emu.debug.trace.writers import RecordFile
+from emu.debug.trace.record_file import RecordFile
 from emu.spec.csr import PRIV_NAMES
 
 _PID = 1
