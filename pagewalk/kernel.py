@@ -11,8 +11,8 @@ from mm.gfp import GFP_KERNEL
 from mm.kernel import Kernel as MemoryManager
 from mm.page import Page
 from pagewalk import arguments
+from pagewalk.base import Guest
 from pagewalk.console import Console
-from pagewalk.guest import Guest
 
 _SLABS = ("slub", "slab", "slob")
 _INSMOD = "guest:insmod"  # the program in whose address space modules are loaded, as on Linux

@@ -16,9 +16,9 @@ from guest.boot.boot import BIOS_NONE, BIOS_PYTHON, Booted, BootOptions, Disk, p
 from guest.boot.find import complete_linux, find_bios, find_kernel
 from guest.image.names import FETCHED
 from pagewalk import arguments
+from pagewalk.base import Guest
 from pagewalk.console import Console, ConsoleError
 from pagewalk.device import Device
-from pagewalk.guest import Guest
 
 FilePath = str | os.PathLike[str]
 

@@ -11,7 +11,7 @@ from progress import stopped_when_stuck
 
 from guest import build
 from guest.distro.fetch import FetchError, guests
-from pagewalk.guest import Guest
+from pagewalk.base import Guest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -546,8 +546,8 @@ def test_the_terminal_is_as_it_was_after_an_error_of_ours(echo: Path) -> None:
     """And the error is shown: it is for whoever mends it."""
     program = """
 import sys
-from emu.devices.uart import Uart
-from guest.cli import main
+from emu.board.devices.uart import Uart
+from guest.cli.main import main
 write = Uart.write
 def broken(self, offset, size, value):
     write(self, offset, size, value)
