@@ -13,13 +13,6 @@ from emu.ram import Ram
 from emu.spec.walk import Access, Refusal, Translation
 
 
-class Interrupts(Protocol):
-    """The bits of mip, see `emu.hart.interrupts`."""
-
-    def write(self, mask: int, value: int, /) -> int:
-        """Software writes ``value`` to the bits ``mask`` of mip; what was pending before."""
-
-
 class Retired(Protocol):
     """What counts the instructions that retire, see `emu.engine.retired`."""
 
@@ -36,7 +29,6 @@ class Hart(Protocol):
     callbacks: list[object]
     added_csrs: AddedCsrs
     counter_offsets: dict[int, int]
-    counter_enable: dict[int, int]
     read_time: Callable[[], int]
     read_cycles: Callable[[], int] | None
     running: bool
@@ -45,18 +37,11 @@ class Hart(Protocol):
     def access(self) -> StateAccess: ...
 
     @property
-    def interrupts(self) -> Interrupts: ...
-
-    @property
     def retired(self) -> Retired | None: ...
 
     def walk(self, va: int, access: Access) -> Translation | Refusal | None: ...
 
-    def fetch(self, va: int) -> int | None: ...
-
     def fetch16(self, va: int) -> int | None: ...
-
-    def present(self) -> None: ...
 
     def start_again(self) -> None: ...
 
