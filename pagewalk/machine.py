@@ -182,10 +182,10 @@ class Machine(Guest):
         ``disks``: those that it had. Raises SnapshotError, UsageError, ValueError.
         """
         machine = cls.__new__(cls)
-        console = machine._console = Console()
+        console = machine._console = Console()  # noqa: SLF001 - it is this class
         options = BootOptions(disks=_disks(disks), hart=HartOptions.of(hart), output=console.write)
         name = _path("path", path)
-        machine._take(resume(options, Path(name)), name)
+        machine._take(resume(options, Path(name)), name)  # noqa: SLF001
         return machine
 
     def reset(self) -> None:

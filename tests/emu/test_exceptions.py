@@ -129,7 +129,7 @@ def test_rom_is_read_only(bench: Bench) -> None:
 
 
 def test_illegal_at_the_start_of_a_page_behind_an_unmapped_one(bench: Bench) -> None:
-    """UNICORN.md: reported as a fetch page fault one page below."""
+    """The engine alone reports it as a fetch page fault one page below."""
     tables = bench.translate()
     page = 0x4000_0000
     tables.map(page, DATA)

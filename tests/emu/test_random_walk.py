@@ -3,7 +3,7 @@
 Loads and stores are made by M-mode code through MPRV, fetches by a hart that is put at the
 VA in S or U. Each reaches a physical address, which shows by what is read, stored or executed
 there, or traps. Both must be what the reference walk says, except for the deviations of
-Unicorn that UNICORN.md lists ("The page-table walk"): those are named in `DEVIATIONS`, and
+Unicorn: those are named in `DEVIATIONS`, and
 there the hart must do exactly what that table says.
 """
 

@@ -27,7 +27,7 @@ def changed(before: list[int], after: list[int]) -> set[int]:
 
 
 def test_the_words_are_those_of_the_engine() -> None:
-    # UNICORN.md, "The way in".
+    # The order of the words of unicorn 2.1.4, see emu/spec/words.py.
     numbers = (
         words.GPR, words.FPR, words.PC, words.LOAD_RES, words.BADADDR, words.PRIV, words.MSTATUS,
         words.MIP, words.MIE, words.MIDELEG, words.SATP, words.STVAL, words.MTVAL, words.MEDELEG,

@@ -28,7 +28,7 @@ from mm.errors import CheckError, SlabError
 from mm.gfp import GFP_KERNEL, GFP_ZERO
 
 Machines = Callable[..., Kernel]
-SIZES = (8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192)  # LINUX_MM.md
+SIZES = (8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192)  # mm/slab_common.c
 SLOTS = 512
 PAGE = 4096
 RAM = 128 << 20  # so that a batch of the per-CPU lists is several pages

@@ -139,7 +139,7 @@ class VirtioBlk(Virtio):
             done += size
         return _OK, done
 
-    _FIELDS = (*Virtio._FIELDS, "disk")
+    FIELDS = (*Virtio.FIELDS, "disk")
 
     @property
     def bytes_max(self) -> int:

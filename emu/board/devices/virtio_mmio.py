@@ -315,7 +315,7 @@ class Virtio(saved.Restorable):
             except VirtqueueError as e:
                 self._fail(e)
 
-    _FIELDS: tuple[str, ...] = (
+    FIELDS: tuple[str, ...] = (
         "device_id", "status", "isr", "device_features_sel", "driver_features_sel",
         "driver_features", "queue_sel", "error", "queues", "version", "legacy_page_shift",
     )  # fmt: skip
@@ -344,7 +344,7 @@ class Virtio(saved.Restorable):
         }
 
     def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
-        saved.fields(state, *self._FIELDS)
+        saved.fields(state, *self.FIELDS)
         if saved.number(state, "device_id", 32) != self.device_id:
             raise ValueError(f"saved state of virtio device {state['device_id']}")
         own = virtio_legacy.VERSION if self._is_legacy else _VERSION_MODERN

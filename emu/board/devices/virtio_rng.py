@@ -50,7 +50,7 @@ class VirtioRng(Virtio):
             done += size
         return done
 
-    _FIELDS = (*Virtio._FIELDS, "generator")
+    FIELDS = (*Virtio.FIELDS, "generator")
 
     def state(self) -> dict[str, Any]:
         generator = None

@@ -79,7 +79,7 @@ def attach(
         raise ValueError(f"a trace of {limit} events is none")
     chosen = LineWriter(writer) if callable(writer) else writer
     tracer = Tracer(hart, chosen, symbols or Symbols(), limit, now)
-    tracer._attach(wanted, machine)
+    tracer.begin(wanted, machine)
     return tracer
 
 
@@ -114,7 +114,8 @@ class Tracer:
         self._detach: list[Callable[[], None]] = []
         self._is_open = True
 
-    def _attach(self, kinds: tuple[str, ...], machine: Machine | None) -> None:
+    def begin(self, kinds: tuple[str, ...], machine: Machine | None) -> None:
+        """Watch for what is of these kinds; once."""
         hart = self._hart
         self._writer.start(hart.words[words.PRIV])
         per_instruction = []
