@@ -33,7 +33,7 @@ from mm.addrspace import (
 )
 from mm.gfp import ZoneType
 from mm.hart import HartOps, NoHart
-from mm.kernel import SLAB_ALLOCATORS, Kernel
+from mm.kernel import SLAB_ALLOCATORS, SLAB_KINDS, Kernel
 from mm.lists import Lists
 from mm.memblock import MEMBLOCK_NOMAP, MEMBLOCK_SIZE, Memblock
 from mm.page import (
@@ -59,7 +59,6 @@ from mm.pgtable import (
 from mm.slab import (
     SLAB_ACCOUNT,
     SLAB_HWCACHE_ALIGN,
-    SLAB_KINDS,
     SLAB_NO_MERGE,
     SlabAllocator,
 )

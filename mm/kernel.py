@@ -56,7 +56,9 @@ from mm.zone import (
 # deferred free blocks: they are 1/64 of RAM. Being reserved they are known by memblock.
 MEMMAP_INIT_PAGES = 1024
 
-SLAB_ALLOCATORS: tuple[type[SlabAllocator], ...] = (Slub, Slab, Slob)  # as SLAB_KINDS
+# The index is vmcoreinfo.slab_kind; the names are those of Config.slab.
+SLAB_ALLOCATORS: tuple[type[SlabAllocator], ...] = (Slub, Slab, Slob)
+SLAB_KINDS = tuple(allocator.KIND for allocator in SLAB_ALLOCATORS)
 LOG_LINES = 4096  # that kernel.messages keeps
 
 

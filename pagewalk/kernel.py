@@ -8,13 +8,13 @@ from guest.boot import runner
 from guest.kernel.module import Module
 from mm.check import Report, check
 from mm.gfp import GFP_KERNEL
+from mm.kernel import SLAB_KINDS
 from mm.kernel import Kernel as MemoryManager
 from mm.page import Page
 from pagewalk import arguments
 from pagewalk.base import Guest
 from pagewalk.console import Console
 
-_SLABS = ("slub", "slab", "slob")
 _INSMOD = "guest:insmod"  # the program in whose address space modules are loaded, as on Linux
 
 
@@ -40,8 +40,8 @@ class Kernel(Guest):
         self._console = Console()
         self.log: list[str] = []
         """What the kernel and its modules have printed (`printk`), a line each."""
-        if slab not in _SLABS:
-            raise ValueError(f"slab: {slab!r} is none of {', '.join(_SLABS)}")
+        if slab not in SLAB_KINDS:
+            raise ValueError(f"slab: {slab!r} is none of {', '.join(SLAB_KINDS)}")
         options = runner.Options(
             arguments.paging("paging", paging),
             arguments.ram_size("ram", ram),

@@ -8,10 +8,10 @@ from emu.spec.paging import SATP_ASID_MASK
 from mm.addrspace import PAGE_STRUCT_SIZE
 from mm.errors import CheckError
 from mm.gfp import ZoneType
-from mm.kernel import Kernel
+from mm.kernel import SLAB_KINDS, Kernel
 from mm.kmalloc import KMALLOC_SIZES, kmalloc_name
 from mm.pgtable import MmStruct
-from mm.slab import SLAB_KINDS, KmemCache
+from mm.slab import KmemCache
 from mm.slab.slob import Slob
 from mm.slab.structs import OPTION_HARDENED, OPTION_NOMERGE
 from mm.vma import VmArea

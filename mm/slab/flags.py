@@ -60,7 +60,6 @@ POISON_INUSE = 0x5A
 POISON_FREE = 0x6B
 POISON_END = 0xA5
 
-SLAB_KINDS = ("slub", "slab", "slob")  # Config.slab; the index is vmcoreinfo.slab_kind
 DEBUG_LETTERS = {
     "F": SLAB_CONSISTENCY_CHECKS,
     "Z": SLAB_RED_ZONE,
