@@ -15,6 +15,7 @@ from guest import build
 from guest.kernel.system import System
 from mm.gfp import GFP_KERNEL
 from mm.kernel import Kernel
+from mm.pgtable import PAGE_READ, MmStruct
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -34,6 +35,23 @@ def kmalloc_pair(kernel: Kernel) -> None:
     va = kernel.kmalloc(64)
     assert va is not None
     kernel.kfree(va)
+
+
+def map_pair() -> Callable[[Kernel], None]:
+    """Map and unmap one page of a process, beside one that stays."""
+    known: dict[int, tuple[MmStruct, int]] = {}
+
+    def pair(kernel: Kernel) -> None:
+        if id(kernel) not in known:
+            space, pfn = kernel.mm_alloc(), kernel.alloc_page()
+            assert pfn is not None
+            kernel.pgtable.map_pages(space, 0x10000, [pfn], PAGE_READ)
+            known[id(kernel)] = space, pfn
+        space, pfn = known[id(kernel)]
+        kernel.pgtable.map_range(space, 0x11000, pfn << 12, 4096, PAGE_READ)
+        kernel.pgtable.unmap_range(space, 0x11000, 4096)
+
+    return pair
 
 
 def vmalloc_pair(kernel: Kernel) -> None:

@@ -222,8 +222,9 @@ class Cost:
 
 
 COSTS = (
-    Cost("alloc_page + free_page", partial(op.bulk, op.page_bulk, op.page_pair), 0.1),
+    Cost("alloc_page + free_page", partial(op.bulk, op.page_bulk, op.page_pair), 0.2),
     Cost("kmalloc(64) + kfree", partial(op.single, op.kmalloc_pair, 2000)),
+    Cost("map + unmap of one page", partial(op.single, op.map_pair(), 1000)),
     Cost("vmalloc(1 MiB) + vfree", partial(op.single, op.vmalloc_pair, 100)),
     Cost("mm.check of 64 MiB, 6,000 free blocks among 6,000 pages", op.check),
 )

@@ -90,11 +90,11 @@ class _Word(Field[int]):
     @overload
     def __get__(self, view: Struct, owner: type) -> int: ...
     def __get__(self, view: Struct | None, owner: type) -> Self | int:
-        return self if view is None else view._u64[view._index + self.word]
+        return self if view is None else view.words[view.first_word + self.word]
 
     def __set__(self, view: Struct, value: int) -> None:
         try:
-            view._u64[view._index + self.word] = value
+            view.words[view.first_word + self.word] = value
         except ValueError:
             raise CorruptionError(view.C_NAME, view.pa, f"{self.name} cannot be {value}") from None
 
@@ -114,11 +114,28 @@ def count_down(words: memoryview, at: int, n: int, what: str) -> None:
 
 
 class _Int(Field[int]):
-    """An integer of 1, 2, 4 or 8 bytes, signed or not."""
+    """An integer of 1, 2, 4 or 8 bytes, signed or not. It is read as a part of its word."""
 
     def __init__(self, size: int, signed: bool, at: int | None = None) -> None:
         super().__init__(size, size, at)
         self.signed = signed
+        self.word = self.shift = 0
+        self.mask = (1 << 8 * size) - 1
+        self.sign = 1 << (8 * size - 1) if signed else 0
+
+    def placed(self, offset: int) -> None:
+        self.offset = offset
+        self.word, self.shift = offset >> 3, (offset & 7) << 3
+
+    @overload
+    def __get__(self, view: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, view: Struct, owner: type) -> int: ...
+    def __get__(self, view: Struct | None, owner: type) -> Self | int:
+        if view is None:
+            return self
+        value = view.words[view.first_word + self.word] >> self.shift & self.mask
+        return value - (self.sign << 1) if value & self.sign else value
 
     def c_declaration(self) -> str:
         return f"{'' if self.signed else 'u'}int{8 * self.size}_t {self.name}"
@@ -126,26 +143,8 @@ class _Int(Field[int]):
     def np_format(self) -> Any:
         return f"<{'i' if self.signed else 'u'}{self.size}"
 
-    def read(self, view: Struct) -> int:
-        return read_int(view.ram, view.pa + self.offset, self.size, self.signed)
-
     def write(self, view: Struct, value: int) -> None:
         write_int(view.ram, view.pa + self.offset, self.size, value)
-
-
-def read_int(ram: Ram, pa: int, size: int, signed: bool) -> int:
-    """The little-endian integer of ``size`` bytes at ``pa`` (PA)."""
-    if size == 4:
-        value = ram.read32(pa)
-    elif size == 8:
-        value = ram.read64(pa)
-    elif size == 2:
-        value = ram.read16(pa)
-    else:
-        value = ram.read8(pa)
-    if signed and value >> (8 * size - 1):
-        value -= 1 << (8 * size)
-    return value
 
 
 def write_int(ram: Ram, pa: int, size: int, value: int) -> None:
@@ -343,7 +342,7 @@ class Struct:
     access later on.
     """
 
-    __slots__ = ("_index", "_u64", "pa", "ram")
+    __slots__ = ("first_word", "pa", "ram", "words")
 
     C_NAME: ClassVar[str] = ""
     SIZE: ClassVar[int] = 0
@@ -377,13 +376,14 @@ class Struct:
             raise ram.error(pa, self.SIZE, f"no struct {self.C_NAME} can be there")
         self.ram = ram
         self.pa = pa
-        self._u64 = ram.u64
-        self._index = offset >> 3
+        # Where the fields are for their descriptors; no field of C is called so.
+        self.words = ram.u64
+        self.first_word = offset >> 3
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Struct) or type(other) is not type(self):
             return NotImplemented
-        return self.pa == other.pa and self._u64 is other._u64
+        return self.pa == other.pa and self.words is other.words
 
     def __hash__(self) -> int:
         return hash((self.C_NAME, self.pa))

@@ -232,7 +232,7 @@ class _CountingArray(np.ndarray[Any, Any]):
     def __array_finalize__(self, obj: Any) -> None:
         self.ram = getattr(obj, "ram", None)
 
-    def _note(self, part: Any) -> None:
+    def note(self, part: Any) -> None:
         """``part``: an array that may be a view of RAM."""
         ram = self.ram
         if ram is not None and ram.counting and isinstance(part, np.ndarray) and part.size:
@@ -242,27 +242,27 @@ class _CountingArray(np.ndarray[Any, Any]):
         part = super().__getitem__(key)
         if isinstance(part, _CountingArray) and part.base is not None:
             if not np.may_share_memory(part, self):
-                self._note(self)  # fancy indexing copied: which elements is not asked
+                self.note(self)  # fancy indexing copied: which elements is not asked
             return part
         if self.ram is not None and self.ram.counting and not isinstance(part, np.ndarray):
             index = int(key) if np.ndim(key) == 0 and self.ndim == 1 else None
             if index is not None:
-                self._note(super().__getitem__(slice(index, index + 1 or None)))
+                self.note(super().__getitem__(slice(index, index + 1 or None)))
             else:
-                self._note(self)
+                self.note(self)
         return part
 
     def __setitem__(self, key: Any, value: Any) -> None:
         plain = self.view(np.ndarray)
         part = plain[key]
         if isinstance(part, np.ndarray) and np.may_share_memory(part, plain):
-            self._note(part)
+            self.note(part)
         elif np.ndim(key) == 0 and self.ndim == 1 and isinstance(key, int):
-            self._note(plain[key : key + 1 or None])
+            self.note(plain[key : key + 1 or None])
         else:
-            self._note(plain)
+            self.note(plain)
         if isinstance(value, _CountingArray):
-            value._note(value)
+            value.note(value)
             value = value.view(np.ndarray)
         plain[key] = value
 
@@ -270,7 +270,7 @@ class _CountingArray(np.ndarray[Any, Any]):
         outs = kwargs.pop("out", ())
         for array in (*inputs, *outs):
             if isinstance(array, _CountingArray):
-                array._note(array)
+                array.note(array)
         plain = [x.view(np.ndarray) if isinstance(x, _CountingArray) else x for x in inputs]
         if outs:
             kwargs["out"] = tuple(
@@ -279,7 +279,7 @@ class _CountingArray(np.ndarray[Any, Any]):
         return getattr(ufunc, method)(*plain, **kwargs)
 
     def tolist(self) -> Any:
-        self._note(self)
+        self.note(self)
         return super().tolist()
 
 

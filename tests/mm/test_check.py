@@ -355,7 +355,7 @@ def table_owner(w: World) -> int | None:
 
 @case("ptdesc", "leaked")
 def table_leak(w: World) -> int | None:
-    (table,) = w.k.pgtable._alloc_tables(w.mm, 1)
+    (table,) = w.k.pgtable.ops.alloc_tables(w.mm, 1)
     w.mm.pgtables_bytes -= 4096
     return w.page_pa(table >> 12)
 
