@@ -64,8 +64,8 @@ from mm.slab import (
 )
 from mm.slab.options import parse_slub_debug
 from mm.slab.structs import OPTION_HARDENED, OPTION_NOMERGE, SlabRoot
+from mm.vm_struct import VmStruct
 from mm.vma import VmArea
-from mm.vmalloc import VmStruct
 from mm.vmcoreinfo import VMCOREINFO_MAGIC, VMCOREINFO_VERSION, Vmcoreinfo
 from mm.zone import (
     DEFAULT_ZONES,

@@ -29,8 +29,8 @@ from mm.slab.structs import (
     SlabRoot,
     Track,
 )
+from mm.vm_struct import VmStruct
 from mm.vma import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE, VmArea
-from mm.vmalloc import VmStruct
 from mm.vmcoreinfo import VMCOREINFO_MAGIC, VMCOREINFO_VERSION, Vmcoreinfo
 from mm.zone import (
     MAX_PAGE_ORDER,

@@ -47,6 +47,7 @@ from mm.slab.slub_caches import Slub
 from mm.uaccess import Uaccess
 from mm.vma import AddressSpaces
 from mm.vmalloc import Vmalloc
+from mm.vmap_area import VmapAreas
 from mm.vmcoreinfo import VMCOREINFO_MAGIC, VMCOREINFO_VERSION, Vmcoreinfo, trust_root, trust_zones
 from mm.zone import (
     Zone,
@@ -124,17 +125,15 @@ class Kernel:
         info = self.vmcoreinfo
         va = self.space.va(info.pa)
         self.kmalloc_caches.load()
-        self.vmalloc_areas = Vmalloc(
-            self.space,
-            self.lists,
-            self.page_alloc,
+        vmap_areas = VmapAreas(
             self.pgtable,
-            self.kmalloc_caches,
+            self.lists,
             self.slab.cache_at(info.vmap_area_cachep),
             va + Vmcoreinfo.offset_of("vmap_area_list"),
             va + Vmcoreinfo.offset_of("purge_vmap_area_list"),
             IntArray(self.ram, info.pa + Vmcoreinfo.offset_of("vmap_lazy_nr"), 1),
         )
+        self.vmalloc_areas = Vmalloc(vmap_areas, self.page_alloc, self.kmalloc_caches)
         self.register_shrinker(self.vmalloc_areas.shrink)
         self.fault_injection = FaultInjection(
             info.fault_injection, self.page_alloc, self.slab, self.printk

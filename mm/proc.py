@@ -35,8 +35,8 @@ from mm.page_owner import MIGRATETYPE_NAMES
 from mm.pgtable import MmStruct
 from mm.slab import SLAB_RECLAIM_ACCOUNT
 from mm.slab.structs import W_SLAB_CACHE, KmemCacheStruct
+from mm.vm_struct import VM_ALLOC, VM_LAZY_FREE, VM_MAP
 from mm.vma import VM_EXEC, VM_READ, VM_WRITE
-from mm.vmalloc import VM_ALLOC, VM_LAZY_FREE, VM_MAP
 from mm.zone import (
     MAX_PAGE_ORDER,
     NR_PAGE_ORDERS,

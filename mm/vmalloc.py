@@ -28,8 +28,8 @@ are no such blocks it falls back to single frames.
 frames read-only in the direct map, so that no frame is writable at one address and
 executable at another; vfree gives the frames their direct-map permissions back.
 
-For lookups Python keeps a GapTree of all areas, lazy ones too: built from the list when the
-kernel is attached. Source: Linux mm/vmalloc.c, arch/riscv/mm/pageattr.c. Sizes, VAs in bytes.
+Which areas there are: vmap_area.py. Source: Linux mm/vmalloc.c, arch/riscv/mm/pageattr.c. Sizes
+and VAs in bytes.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ import numpy.typing as npt
 
 from emu.ram import PAGE_SHIFT, PAGE_SIZE
 from emu.spec.paging import PTE_W, PTE_X
-from mm.addrspace import MODULES_END, MODULES_VADDR, Space
-from mm.errors import BadFree, CorruptionError, OutOfMemory, VmaError
-from mm.gaptree import GapTree, Node
+from mm.addrspace import MODULES_END, MODULES_VADDR
+from mm.errors import BadFree, OutOfMemory, VmaError
 from mm.gfp import __GFP_NOWARN as GFP_NOWARN
 from mm.gfp import (
     GFP_DMA,
@@ -56,70 +55,20 @@ from mm.gfp import (
     GFP_ZERO,
 )
 from mm.kmalloc import Kmalloc
-from mm.layout import IntArray, ListHead, Struct, chars, nested, ptr, u32, u64
-from mm.lists import Lists
-from mm.page import PAGE_WORDS
 from mm.page_alloc import PageAllocator
-from mm.pgtable import PAGE_KERNEL, PAGE_KERNEL_READ, MmStruct, PageTables, Runs, runs_of
-from mm.slab import KmemCache
-from mm.zone import PAGEBLOCK_ORDER
-
-# vm_struct.flags (include/linux/vmalloc.h)
-VM_ALLOC = 0x2
-VM_MAP = 0x4
-VM_UNINITIALIZED = 0x20
-VM_FLUSH_RESET_PERMS = 0x100
-VM_MAP_PUT_PAGES = 0x200
-VM_ALLOW_HUGE_VMAP = 0x400
-VM_LAZY_FREE = 0x10000  # on the purge list (of Linux's vmap_area, which has no flag of ours)
-
-MAX_AREAS = 1 << 20
-PMD_ORDER = PAGEBLOCK_ORDER  # 2 MiB
-PMD_SIZE = PAGE_SIZE << PMD_ORDER
-_CALLER_SIZE = 32
-
-
-class VmStruct(Struct, c_name="vm_struct"):
-    """One area. ``size`` includes the guard page; ``caller`` is who asked for it."""
-
-    list = nested(ListHead)  # all areas, by address
-    addr = ptr()
-    size = u64()
-    flags = u64()
-    pages = ptr("struct page *")
-    nr_pages = u64()
-    requested_size = u64()
-    purge_list = nested(ListHead)  # VM_LAZY_FREE: what the next purge takes
-    page_order = u32()  # of the blocks behind it: 0, or PMD_ORDER
-    caller = chars(_CALLER_SIZE)
-
-    def problem(self, space: Space) -> str | None:
-        addr, size, layout = self.addr, self.size, space.layout
-        if size % PAGE_SIZE or size < 2 * PAGE_SIZE:
-            return f"size {size:#x} is not that of pages and a guard page"
-        if addr % PAGE_SIZE or not any(
-            low <= addr and addr + size <= high
-            for low, high in (
-                (layout.vmalloc_start, layout.vmalloc_end),
-                (MODULES_VADDR, MODULES_END),
-            )
-        ):
-            return f"addr {addr:#x}, size {size:#x}: not in vmalloc's or the modules' range"
-        if self.nr_pages not in (0, (size >> PAGE_SHIFT) - 1):
-            return f"nr_pages {self.nr_pages:#x} is not that of size {size:#x}"
-        if bool(self.pages) != bool(self.nr_pages) or self.pages & 7:
-            return f"pages {self.pages:#x} is no array of {self.nr_pages} pages"
-        if self.page_order not in (0, PMD_ORDER):
-            return f"page_order {self.page_order} is neither 0 nor {PMD_ORDER}"
-        return None
-
-
-_PURGE = VmStruct.offset_of("purge_list")
-
-
-def lazy_max_pages(nr_cpus: int = 1) -> int:
-    """Lazily freed pages that may pile up before a purge (Linux's lazy_max_pages)."""
-    return nr_cpus.bit_length() * (32 << 20) // PAGE_SIZE
+from mm.pgtable import PAGE_KERNEL, PAGE_KERNEL_READ, MmStruct, Runs, runs_of
+from mm.vm_struct import (
+    PMD_ORDER,
+    PMD_SIZE,
+    VM_ALLOC,
+    VM_ALLOW_HUGE_VMAP,
+    VM_FLUSH_RESET_PERMS,
+    VM_MAP,
+    VM_MAP_PUT_PAGES,
+    VM_UNINITIALIZED,
+    VmStruct,
+)
+from mm.vmap_area import VmapAreas, lazy_max_pages
 
 
 def _caller() -> str:
@@ -128,218 +77,35 @@ def _caller() -> str:
 
 
 class Vmalloc:
-    """The vmalloc areas of a kernel.
+    """vmalloc, vmap and their like in the ``areas`` of one kernel."""
 
-    ``vmap_area_list`` and ``purge_list`` are the VAs of the heads of the lists of areas and
-    of lazily freed areas, ``lazy_nr`` the word of RAM that counts the pages of the latter.
-    """
-
-    def __init__(
-        self,
-        space: Space,
-        lists: Lists,
-        page_alloc: PageAllocator,
-        pgtable: PageTables,
-        kmalloc: Kmalloc,
-        cache: KmemCache,
-        vmap_area_list: int,
-        purge_list: int,
-        lazy_nr: IntArray,
-    ) -> None:
-        self.space = space
-        self.ram = space.ram
-        self.lists = lists
+    def __init__(self, areas: VmapAreas, page_alloc: PageAllocator, kmalloc: Kmalloc) -> None:
+        self.vmap_areas = areas
+        self.space = areas.space
+        self.ram = areas.ram
+        self.pgtable = areas.pgtable
+        self.init_mm: MmStruct = areas.pgtable.init_mm
         self.page_alloc = page_alloc
-        self.pgtable = pgtable
-        self.init_mm: MmStruct = pgtable.init_mm
         self.kmalloc = kmalloc
-        self.cache = cache
-        self.vmap_area_list = vmap_area_list
-        self.purge_list = purge_list
-        self._lazy_nr = lazy_nr
         self.lazy_max = lazy_max_pages()
         self._mapping = False
-        self._tree: GapTree[VmStruct | None] = GapTree(None, PAGE_SIZE)  # derived
-        for link in lists.walk(vmap_area_list, MAX_AREAS):
-            area = VmStruct.at(space, link)
-            try:
-                self._tree.insert(area.addr, area.addr + area.size, area)
-            except ValueError as e:
-                raise CorruptionError("vm_struct", link, f"it overlaps another: {e}") from e
-
-    # looking
+        self.all_areas = areas.all_areas
+        self.lazy_areas = areas.lazy_areas
+        self.nr_pages = areas.nr_pages
+        self.find_vm_area = areas.find_vm_area
+        self.find_area_or_guard = areas.find_area_or_guard
+        self.pages_of = areas.pages_of
+        self.purge = areas.purge
 
     @property
     def areas(self) -> list[VmStruct]:
         """The areas in use, by address."""
-        return [a for a in self.all_areas() if not a.flags & VM_LAZY_FREE]
-
-    def all_areas(self) -> list[VmStruct]:
-        """The areas by address, those that wait for a purge among them."""
-        return [self._area(node) for node in self._tree if node.item is not None]
-
-    def _area(self, node: Node[VmStruct | None]) -> VmStruct:
-        """The area of a node of the tree. Raises CorruptionError when it has moved since."""
-        area = node.item
-        assert area is not None  # only the sentinel has none
-        area.trust(self.space)
-        if area.addr != node.start or area.size != node.end - node.start:
-            raise CorruptionError(
-                area.C_NAME,
-                self.space.va(area.pa),
-                f"addr {area.addr:#x}, size {area.size:#x}: it was made at "
-                f"{node.start:#x}, of {node.end - node.start:#x} bytes",
-            )
-        return area
-
-    def lazy_areas(self) -> list[VmStruct]:
-        """The areas that wait for a purge, in the order in which they were freed."""
-        return [
-            VmStruct.at(self.space, link - _PURGE)
-            for link in self.lists.walk(self.purge_list, MAX_AREAS)
-        ]
+        return self.vmap_areas.areas
 
     @property
     def lazy_pages(self) -> int:
         """Pages of address space, guard pages included, that wait for a purge."""
-        return self._lazy_nr[0]
-
-    def nr_pages(self) -> int:
-        """Frames that vmalloc holds (vmalloc_nr_pages)."""
-        return sum(area.nr_pages for area in self.areas)
-
-    def find_vm_area(self, va: int) -> VmStruct | None:
-        """The area whose pages (not guard page) contain ``va``; log time."""
-        node = self._tree.at_or_below(va)
-        if node is None or va >= node.end - PAGE_SIZE:
-            return None
-        area = self._area(node)
-        return None if area.flags & VM_LAZY_FREE else area
-
-    def find_area_or_guard(self, va: int) -> VmStruct | None:
-        """As find_vm_area, but guard pages and areas that wait for a purge count too."""
-        node = self._tree.at_or_below(va)
-        return self._area(node) if node is not None and va < node.end else None
-
-    def _array_runs(self, area: VmStruct) -> list[tuple[int, int]]:
-        """Where the area's page array lies: ``(PA, words)``. Raises CorruptionError."""
-        count = area.nr_pages
-        if not count:
-            return []
-        if self.space.page_offset <= area.pages < self.space.direct_end:
-            if area.pages + 8 * count > self.space.direct_end:
-                raise CorruptionError(
-                    area.C_NAME, self.space.va(area.pa), f"nr_pages {count} of pages is too many"
-                )
-            return [(self.space.pa(area.pages), count)]
-        holder = self.find_vm_area(area.pages)
-        if holder is None or holder.addr != area.pages or holder.nr_pages * 512 < count:
-            raise CorruptionError(
-                area.C_NAME,
-                self.space.va(area.pa),
-                f"pages {area.pages:#x} is no array of {count} pages",
-            )
-        pieces = []
-        for pfn, n in runs_of(self._pfns(holder)):
-            words = min(count, n << PAGE_SHIFT - 3)
-            pieces.append((pfn << PAGE_SHIFT, words))
-            count -= words
-            if not count:
-                break
-        return pieces
-
-    def _pfns(self, area: VmStruct) -> npt.NDArray[Any]:
-        pieces = [self.ram.array(pa, words) for pa, words in self._array_runs(area)]
-        if not pieces:
-            return np.zeros(0, np.int64)
-        pointers = np.concatenate(pieces) - np.uint64(self.space.vmemmap)
-        bad = (pointers >= np.uint64(self.space.vmemmap_end - self.space.vmemmap)) | (
-            (pointers & np.uint64(8 * PAGE_WORDS - 1)) != 0
-        )
-        if bad.any():
-            va = int(pointers[int(bad.argmax())]) + self.space.vmemmap & (1 << 64) - 1
-            raise CorruptionError(
-                area.C_NAME,
-                self.space.va(area.pa),
-                f"pages[{int(bad.argmax())}] {va:#x} is no struct page",
-            )
-        return (pointers >> np.uint64(6)).astype(np.int64) + self.space.start_pfn
-
-    def pages_of(self, area: VmStruct) -> list[int]:
-        """PFNs of the frames of an area, in order. Raises CorruptionError if they are no pages."""
-        pfns: list[int] = self._pfns(area).tolist()
-        return pfns
-
-    # address space
-
-    def _get_vm_area(
-        self, size: int, align: int, start: int, end: int, flags: int, caller: str
-    ) -> VmStruct | None:
-        """An area of ``size`` bytes and its guard page at the lowest address that fits
-        (__get_vm_area_node). None without addresses or memory, even after a purge."""
-        struct_va = self.cache.alloc(GFP_KERNEL | GFP_ZERO)
-        if struct_va is None and self.purge():
-            struct_va = self.cache.alloc(GFP_KERNEL | GFP_ZERO)
-        if struct_va is None:
-            return None
-        va = self._tree.lowest_fit(size + PAGE_SIZE, start, end, align)
-        if va is None and self.purge():
-            va = self._tree.lowest_fit(size + PAGE_SIZE, start, end, align)
-        if va is None:
-            self.cache.free(struct_va)
-            return None
-        area = VmStruct(self.ram, self.space.pa(struct_va))
-        area.addr, area.size, area.flags, area.caller = va, size + PAGE_SIZE, flags, caller
-        node = self._tree.insert(va, va + size + PAGE_SIZE, area)
-        above = self._tree.at_or_above(node.end)
-        next_ = above.item
-        head = self.vmap_area_list if next_ is None else self.space.va(next_.pa)
-        self.lists.add_tail(struct_va, head)  # before the next area, or the head
-        return area
-
-    def _forget(self, area: VmStruct) -> None:
-        """Free an area's addresses and struct. No TLB may know anything of it."""
-        node = self._tree.at_or_below(area.addr)
-        if node is None or node.item != area:
-            raise CorruptionError(
-                area.C_NAME, self.space.va(area.pa), f"addr {area.addr:#x}: it was made elsewhere"
-            )
-        self._tree.remove(node)
-        struct_va = self.space.va(area.pa)
-        self.lists.delete(struct_va)
-        self.cache.free(struct_va)
-
-    def _make_lazy(self, area: VmStruct) -> None:
-        """The area has no PTEs and no frames any more: it waits for the next purge."""
-        area.pages = area.nr_pages = 0
-        area.flags |= VM_LAZY_FREE
-        self.lists.add_tail(self.space.va(area.pa) + _PURGE, self.purge_list)
-        self._lazy_nr[0] += area.size >> PAGE_SHIFT
-
-    def purge(self) -> int:
-        """Flush once for all lazily freed areas and free what they kept (their addresses,
-        structs and page tables); the number of pages of address space that came free."""
-        areas = self.lazy_areas()
-        if not areas:
-            return 0
-        span = PMD_SIZE
-        merged: list[list[int]] = []
-        for start, size in sorted((a.addr, a.size) for a in areas):
-            low, high = start // span * span, -(-(start + size) // span) * span
-            if merged and low <= merged[-1][1]:
-                merged[-1][1] = max(merged[-1][1], high)
-            else:
-                merged.append([low, high])
-        tables: list[int] = []
-        for low, high in merged:
-            tables += self.pgtable.unlink_empty_tables(low, high)
-        self.pgtable.hart.flush_tlb_all()
-        self.pgtable.free_tables(tables)
-        for area in areas:
-            self.lists.delete(self.space.va(area.pa) + _PURGE)
-            self._forget(area)
-        pages, self._lazy_nr[0] = self._lazy_nr[0], 0
-        return pages
+        return self.vmap_areas.lazy_pages
 
     def shrink(self) -> int:
         """A shrinker: purge; the pages (of page tables, of slabs) that came free by it.
@@ -415,7 +181,7 @@ class Vmalloc:
         """vmalloc_range with blocks of one order; None, nothing changed, if it cannot be."""
         block = PAGE_SIZE << order
         total = -(-size // block) * block
-        area = self._get_vm_area(
+        area = self.vmap_areas.get_vm_area(
             total, block, start, end, VM_ALLOC | VM_UNINITIALIZED | flags, caller
         )
         if area is None:
@@ -439,7 +205,7 @@ class Vmalloc:
             if area.flags & VM_FLUSH_RESET_PERMS:
                 self._protect_alias(area, area.addr, area.nr_pages, PAGE_KERNEL)
             area.pages = area.nr_pages = 0
-            self._forget(area)
+            self.vmap_areas.forget(area)
             self.page_alloc.free_page_runs(runs or [])
             if array is not None:
                 self._free_array(array)
@@ -485,7 +251,7 @@ class Vmalloc:
             self.space.vmemmap
         )
         at = 0
-        for pa, words in self._array_runs(area):
+        for pa, words in self.vmap_areas.array_runs(area):
             self.ram.array(pa, words)[:] = pointers[at : at + words]
             at += words
 
@@ -568,7 +334,7 @@ class Vmalloc:
         caller = caller or _caller()
         layout = self.space.layout
         size = len(pfns) << PAGE_SHIFT
-        area = self._get_vm_area(
+        area = self.vmap_areas.get_vm_area(
             size, PAGE_SIZE, layout.vmalloc_start, layout.vmalloc_end, flags | VM_MAP, caller
         )
         if area is None:
@@ -584,7 +350,7 @@ class Vmalloc:
             self._map(area.addr, [(pfn, 1) for pfn in pfns], 0, prot)
         except BaseException as e:
             area.pages = area.nr_pages = 0
-            self._forget(area)
+            self.vmap_areas.forget(area)
             if array is not None:
                 self._free_array(array)
             if not isinstance(e, OutOfMemory):
@@ -625,20 +391,20 @@ class Vmalloc:
 
     def _remove(self, area: VmStruct) -> None:
         """Unmap an area, free its frames and their array; its addresses wait for a purge."""
-        pfns = self._pfns(area)
+        pfns = self.vmap_areas.pfns_of(area)
         array = area.pages
         self.pgtable.vunmap_range_noflush(area.addr, area.size - PAGE_SIZE)
         if area.flags & VM_FLUSH_RESET_PERMS:  # vm_reset_perms
             # The code is flushed away before its frames are writable anywhere again.
-            self._make_lazy(area)
+            self.vmap_areas.make_lazy(area)
             self.purge()
             self._protect_frames(pfns, PAGE_KERNEL)
         else:
-            self._make_lazy(area)
+            self.vmap_areas.make_lazy(area)
         self.page_alloc.free_page_runs(runs_of(np.sort(pfns)))  # long runs are freed faster
         if array:
             self._free_array(array)
-        if self._lazy_nr[0] > self.lazy_max:
+        if self.lazy_pages > self.lazy_max:
             self.purge()
 
     # permissions
@@ -674,7 +440,7 @@ class Vmalloc:
         first = (va - area.addr) >> PAGE_SHIFT
         if not prot & PTE_W:
             area.flags |= VM_FLUSH_RESET_PERMS
-        self._protect_frames(self._pfns(area)[first : first + pages], prot)
+        self._protect_frames(self.vmap_areas.pfns_of(area)[first : first + pages], prot)
 
     def _protect_frames(self, pfns: npt.NDArray[Any], prot: int) -> None:
         assert not prot & PTE_X

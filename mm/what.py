@@ -55,8 +55,8 @@ from mm.page import (
     format_flags,
 )
 from mm.pgtable import MmStruct
+from mm.vm_struct import VM_LAZY_FREE, VM_MAP, VmStruct
 from mm.vma import VM_EXEC, VM_READ, VM_WRITE
-from mm.vmalloc import VM_LAZY_FREE, VM_MAP, VmStruct
 from mm.zone import MAX_PAGE_ORDER
 
 MAPPINGS_SHOWN = 16

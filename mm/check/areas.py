@@ -9,7 +9,7 @@ from mm.addrspace import MODULES_END, MODULES_VADDR
 from mm.check.frames import Array, Frames
 from mm.check.tables import Leaves
 from mm.errors import CheckError
-from mm.vmalloc import (
+from mm.vm_struct import (
     MAX_AREAS,
     VM_ALLOC,
     VM_LAZY_FREE,
@@ -25,8 +25,8 @@ def check_areas(frames: Frames, kernel: list[Leaves]) -> None:
     """Every area, its pages and what maps them; ``kernel``: the leaves of init_mm."""
     k = frames.k
     v = k.vmalloc_areas
-    links = frames.walk("vm_struct", v.vmap_area_list, MAX_AREAS)
-    lazy = {n - PURGE_LINK for n in frames.walk("vm_struct", v.purge_list, MAX_AREAS)}
+    links = frames.walk("vm_struct", v.vmap_areas.vmap_area_list, MAX_AREAS)
+    lazy = {n - PURGE_LINK for n in frames.walk("vm_struct", v.vmap_areas.purge_list, MAX_AREAS)}
     vas, pfns = _area_leaves(frames, kernel)
     at, done, lazy_pages = 0, 0, 0
     owned: list[Array] = []

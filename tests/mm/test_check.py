@@ -16,7 +16,7 @@ from mm.errors import CheckError, MmError
 from mm.gfp import GFP_KERNEL
 from mm.page import PG_RESERVED
 from mm.slab.slub import SlubCache
-from mm.vmalloc import VmStruct
+from mm.vm_struct import VmStruct
 
 CASES: list[tuple[str, str, str, Break]] = []
 

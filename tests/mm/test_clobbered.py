@@ -15,7 +15,7 @@ from mm.errors import CorruptionError, MmError
 from mm.kmalloc import KMALLOC_SIZES
 from mm.page import BUDDY_WORD, W_PRIVATE, W_TYPE_REF
 from mm.proc import FILES, maps
-from mm.vmalloc import VmStruct
+from mm.vm_struct import VmStruct
 from mm.what import what
 
 TRIALS = 300

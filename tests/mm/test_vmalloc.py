@@ -23,15 +23,15 @@ from mm.gaptree import GapTree
 from mm.gfp import GFP_KERNEL
 from mm.hart import Recorder
 from mm.pgtable import PAGE_KERNEL, PAGE_KERNEL_EXEC, PAGE_KERNEL_READ
-from mm.vmalloc import (
+from mm.vm_struct import (
     PMD_SIZE,
     VM_ALLOC,
     VM_LAZY_FREE,
     VM_MAP,
     VM_MAP_PUT_PAGES,
     VmStruct,
-    lazy_max_pages,
 )
+from mm.vmap_area import lazy_max_pages
 
 Booter = Callable[..., mm.Kernel]
 MODES = pytest.mark.parametrize("mode", [SV39, SV48, SV57], ids=lambda m: m.name)
