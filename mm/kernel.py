@@ -127,7 +127,6 @@ class Kernel:
         self.kmalloc_caches.load()
         vmap_areas = VmapAreas(
             self.pgtable,
-            self.lists,
             self.slab.cache_at(info.vmap_area_cachep),
             va + Vmcoreinfo.offset_of("vmap_area_list"),
             va + Vmcoreinfo.offset_of("purge_vmap_area_list"),
@@ -139,11 +138,8 @@ class Kernel:
             info.fault_injection, self.page_alloc, self.slab, self.printk
         )
         self.address_spaces = AddressSpaces(
-            self.space,
-            self.lists,
             self.page_alloc,
             self.pgtable,
-            self.hart,
             self.slab.cache_at(info.mm_cachep),
             self.slab.cache_at(info.vm_area_cachep),
             va + Vmcoreinfo.offset_of("mmlist"),
@@ -154,7 +150,10 @@ class Kernel:
         )
         self.page_alloc.compactor = self.compaction.compact_zone
         self.kmemleak = Kmemleak(self)
-        # Linux's flat names.
+        self._name_as_linux_does()
+
+    def _name_as_linux_does(self) -> None:
+        """Linux's functions of memory management are flat names: so are the kernel's."""
         self.alloc_pages = self.page_alloc.alloc_pages
         self.get_free_pages = self.page_alloc.get_free_pages
         self.get_zeroed_page = self.page_alloc.get_zeroed_page

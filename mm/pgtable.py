@@ -67,6 +67,7 @@ class PageTables:
         self.space = space
         self.ram = space.ram
         self.mode: PagingMode = space.layout.mode
+        self.lists = lists
         self.hart = hart
         self.init_mm = init_mm
         self.ops = ops = PgtableOps(space, lists, page_alloc, init_mm, mmlist)

@@ -19,9 +19,7 @@ from emu.spec.paging import SATP_ASID_MASK
 from mm.addrspace import Space
 from mm.errors import CorruptionError, OutOfMemory, VmaError
 from mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_ZERO
-from mm.hart import HartOps
 from mm.layout import IntArray, ListHead, Struct, chars, nested, ptr, u64
-from mm.lists import Lists
 from mm.page_alloc import PageAllocator
 from mm.pgtable import (
     MAX_MMS,
@@ -110,22 +108,19 @@ class AddressSpaces:
 
     def __init__(
         self,
-        space: Space,
-        lists: Lists,
         page_alloc: PageAllocator,
         pgtable: PageTables,
-        hart: HartOps,
         mm_cache: KmemCache,
         vma_cache: KmemCache,
         mmlist: int,
         asid_next: IntArray,
     ) -> None:
-        self.space = space
-        self.ram = space.ram
-        self.lists = lists
+        self.space = pgtable.space
+        self.ram = pgtable.ram
+        self.lists = pgtable.lists
         self.page_alloc = page_alloc
         self.pgtable = pgtable
-        self.hart = hart
+        self.hart = pgtable.hart
         self.mm_cache = mm_cache
         self.vma_cache = vma_cache
         self.mmlist = mmlist

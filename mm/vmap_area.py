@@ -20,7 +20,6 @@ from mm.gfp import (
     GFP_ZERO,
 )
 from mm.layout import IntArray
-from mm.lists import Lists
 from mm.page import PAGE_WORDS
 from mm.pgtable import PageTables, runs_of
 from mm.slab import KmemCache
@@ -45,7 +44,6 @@ class VmapAreas:
     def __init__(
         self,
         pgtable: PageTables,
-        lists: Lists,
         cache: KmemCache,
         vmap_area_list: int,
         purge_list: int,
@@ -54,13 +52,13 @@ class VmapAreas:
         self.space = pgtable.space
         self.ram = pgtable.ram
         self.pgtable = pgtable
-        self.lists = lists
+        self.lists = pgtable.lists
         self.cache = cache
         self.vmap_area_list = vmap_area_list
         self.purge_list = purge_list
         self._lazy_nr = lazy_nr
         self._tree: GapTree[VmStruct | None] = GapTree(None, PAGE_SIZE)  # derived
-        for link in lists.walk(vmap_area_list, MAX_AREAS):
+        for link in self.lists.walk(vmap_area_list, MAX_AREAS):
             area = VmStruct.at(self.space, link)
             try:
                 self._tree.insert(area.addr, area.addr + area.size, area)

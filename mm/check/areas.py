@@ -62,13 +62,7 @@ def check_areas(frames: Frames, kernel: list[Leaves]) -> None:
                 raise CheckError("vm_struct", link, "size is that of the pages and one guard page")
             own = np.array(v.pages_of(area), dtype=np.int64)
             owned.append(own)
-            expected = np.uint64(area.addr) + (
-                np.arange(pages, dtype=np.uint64) << np.uint64(PAGE_SHIFT)
-            )
-            if guard - low != pages or (pfns[low:guard] != own).any():
-                mapped = dict(zip(vas[low:guard].tolist(), pfns[low:guard], strict=True))
-                i = next(i for i in range(pages) if mapped.get(int(expected[i])) != own[i])
-                raise CheckError("vm_struct", link, f"{int(expected[i]):#x} maps pages[{i}]")
+            _maps_its_pages(link, area.addr, own, vas[low:guard], pfns[low:guard])
         elif guard - low != pages:
             raise CheckError("vm_struct", link, "every page of an area is mapped")
         frames.report.vm_areas += 1
@@ -85,6 +79,16 @@ def check_areas(frames: Frames, kernel: list[Leaves]) -> None:
     twice = every[1:][np.diff(every) == 0]
     if len(twice):
         raise frames.page_error(int(twice[0]), "a frame belongs to one area of vmalloc")
+
+
+def _maps_its_pages(link: int, addr: int, own: Array, vas: Array, pfns: Array) -> None:
+    """What is mapped in an area at ``addr``, ``pfns`` at ``vas``, are the frames ``own``."""
+    if len(vas) == len(own) and not (pfns != own).any():
+        return
+    mapped = dict(zip(vas.tolist(), pfns.tolist(), strict=True))
+    expected = [addr + (i << PAGE_SHIFT) for i in range(len(own))]
+    i = next(i for i, va in enumerate(expected) if mapped.get(va) != own[i])
+    raise CheckError("vm_struct", link, f"{expected[i]:#x} maps pages[{i}]")
 
 
 def _area_ranges(frames: Frames) -> tuple[tuple[int, int], tuple[int, int]]:

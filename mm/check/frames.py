@@ -444,70 +444,61 @@ class Frames:
             block.state[at] = RESERVED
             self.report.reserved += high - low
 
+    def _none(self, block: Block, broken: Array, rule: str, frames: Array | None = None) -> None:
+        """CheckError for the first frame of a stretch for which ``broken`` holds; ``frames``:
+        which frames it tells of, if not all."""
+        if broken.any():
+            first = int(broken.argmax())
+            raise self.page_error(
+                block.start + (first if frames is None else int(frames[first])), rule
+            )
+
     def _allocated(self, block: Block) -> None:
+        """What is neither free nor reserved is part of an allocated block."""
         pages, state = block.pages, block.state
-        stray = ((pages[:, W_FLAGS] & np.uint64(PG_RESERVED)) != 0) & (state != RESERVED)
-        if stray.any():
-            raise self.page_error(
-                block.start + int(stray.argmax()),
-                "PG_reserved on a frame memblock has not reserved",
-            )
-        inner = (state == FREE) & ~block.is_head & pages.any(axis=1)
-        if inner.any():
-            raise self.page_error(
-                block.start + int(inner.argmax()), "struct pages inside of a free block are zero"
-            )
-        buddy = (pages[:, W_TYPE_REF] == BUDDY_WORD) & (state != FREE)
-        if buddy.any():
-            raise self.page_error(
-                block.start + int(buddy.argmax()), "a page of type buddy is on a free list"
-            )
+        reserved = (pages[:, W_FLAGS] & np.uint64(PG_RESERVED)) != 0
+        for rule, broken in (
+            ("PG_reserved on a frame memblock has not reserved", reserved & (state != RESERVED)),
+            (
+                "struct pages inside of a free block are zero",
+                (state == FREE) & ~block.is_head & pages.any(axis=1),
+            ),
+            (
+                "a page of type buddy is on a free list",
+                (pages[:, W_TYPE_REF] == BUDDY_WORD) & (state != FREE),
+            ),
+        ):
+            self._none(block, broken, rule)
         refs = pages[:, W_TYPE_REF] >> np.uint64(32)
         heads = ((state != RESERVED) & (refs != 0)).nonzero()[0]
-        in_free = state[heads] == FREE
-        if in_free.any():
-            raise self.page_error(
-                block.start + int(heads[int(in_free.argmax())]), "a free frame has _refcount 0"
-            )
-        negative = refs[heads] >= 1 << 31
-        if negative.any():
-            raise self.page_error(
-                block.start + int(heads[int(negative.argmax())]), "_refcount is negative"
-            )
         orders = (pages[heads, W_OWNER] & np.uint64(0xFFFF)).astype(np.int64)
-        if (orders > MAX_PAGE_ORDER).any():
-            pfn = block.start + int(heads[int((orders > MAX_PAGE_ORDER).argmax())])
-            raise self.page_error(pfn, "page_owner's order is at most MAX_PAGE_ORDER")
+        for rule, broken in (
+            ("a free frame has _refcount 0", state[heads] == FREE),
+            ("_refcount is negative", refs[heads] >= 1 << 31),
+            ("page_owner's order is at most MAX_PAGE_ORDER", orders > MAX_PAGE_ORDER),
+        ):
+            self._none(block, broken, rule, heads)
         for order in np.unique(orders).tolist():
             at = heads[orders == order]
             misaligned = (at + block.start) & ((1 << order) - 1) != 0
-            if misaligned.any():
-                raise self.page_error(
-                    block.start + int(at[int(misaligned.argmax())]),
-                    f"an allocated block of order {order} is aligned to its size",
-                )
+            rule = f"an allocated block of order {order} is aligned to its size"
+            self._none(block, misaligned, rule, at)
             self._cover(block, at, 1 << order, ALLOCATED)
             if order:
                 self._tails(block, at, order)
-        lost = state == UNSEEN
-        if lost.any():
-            raise self.page_error(
-                block.start + int(lost.argmax()),
-                "every frame is free, reserved, or part of an allocated block",
-            )
-        zone_bits = pages[:, W_FLAGS] >> np.uint64(ZONES_PGSHIFT) & np.uint64(7)
-        allocated = state == ALLOCATED
+        self._none(
+            block, state == UNSEEN, "every frame is free, reserved, or part of an allocated block"
+        )
+        self._right_zones(block)
+        self.report.allocated += int((state == ALLOCATED).sum())
+
+    def _right_zones(self, block: Block) -> None:
+        zone_bits = block.pages[:, W_FLAGS] >> np.uint64(ZONES_PGSHIFT) & np.uint64(7)
+        frames = np.arange(block.start, block.end)
         for zone in self.k.zones:
-            low = max(zone.zone_start_pfn, block.start) - block.start
-            high = min(zone.zone_end_pfn, block.end) - block.start
-            if low < high:
-                wrong = allocated[low:high] & (zone_bits[low:high] != zone.zone_idx)
-                if wrong.any():
-                    raise self.page_error(
-                        block.start + low + int(wrong.argmax()),
-                        "the zone in the flags is the zone of the frame",
-                    )
-        self.report.allocated += int(allocated.sum())
+            inside = (frames >= zone.zone_start_pfn) & (frames < zone.zone_end_pfn)
+            wrong = inside & (block.state == ALLOCATED) & (zone_bits != zone.zone_idx)
+            self._none(block, wrong, "the zone in the flags is the zone of the frame")
 
     def _tails(self, block: Block, heads: Array, order: int) -> None:
         tails = (heads[:, None] + np.arange(1, 1 << order)).ravel()

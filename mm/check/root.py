@@ -14,8 +14,8 @@ from mm.pgtable import MmStruct
 from mm.slab import KmemCache
 from mm.slab.slob import Slob
 from mm.slab.structs import OPTION_HARDENED, OPTION_NOMERGE
+from mm.vm_struct import VmStruct
 from mm.vma import VmArea
-from mm.vmalloc import VmStruct
 from mm.vmcoreinfo import VMCOREINFO_MAGIC, VMCOREINFO_VERSION
 
 

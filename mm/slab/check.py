@@ -8,6 +8,7 @@ is checked by what is on both of its freelists together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from mm.errors import BadFree, CheckError, ListCorruption, SlabError
 from mm.page import W_OWNER
@@ -116,7 +117,29 @@ def check_slub(slub: Slub, slabs: Slabs) -> dict[int, int]:
     return used
 
 
+@dataclass(frozen=True)
+class _SlubLists:
+    """Where the slabs of a SLUB cache are: PFNs. ``cpu``: -1 if there is none."""
+
+    partial: frozenset[int]
+    full: frozenset[int]
+    cpu_partial: frozenset[int]
+    cpu: int
+
+
 def _slub_cache(slub: Slub, cache: SlubCache, pfns: list[int]) -> dict[int, int]:
+    lists = _slub_lists(slub, cache, set(pfns))
+    used = {}
+    total_objects = 0
+    for pfn in pfns:
+        used[pfn], total = _slub_slab(slub, cache, pfn, lists)
+        total_objects += total
+    _counters(cache, len(pfns), total_objects)
+    return used
+
+
+def _slub_lists(slub: Slub, cache: SlubCache, own: set[int]) -> _SlubLists:
+    """The lists of a cache and its CPU's part: every entry is a slab of it, in one place."""
     s, name, u64 = cache.struct, cache.name, slub.ram.u64
     if s.cpu_slab != cache.va + s.cpu.pa - s.pa:
         raise CheckError("kmem_cache", cache.va, f"{name}: cpu_slab points to its per-CPU part")
@@ -136,7 +159,6 @@ def _slub_cache(slub: Slub, cache: SlubCache, pfns: list[int]) -> dict[int, int]
                 "slab", slub.space.page_pa(pfn), f"{name}: slabs counts the cpu partial list"
             )
     c = s.cpu
-    own = set(pfns)
     cpu = -1
     if c.slab:
         try:
@@ -157,47 +179,44 @@ def _slub_cache(slub: Slub, cache: SlubCache, pfns: list[int]) -> dict[int, int]
     where = [*partial, *full, *cpu_partial, *([cpu] if cpu >= 0 else [])]
     if len(set(where)) < len(where):
         raise CheckError("kmem_cache", cache.va, f"{name}: a slab is in one place")
-    used = {}
-    total_objects = 0
-    on_partial, on_cpu, on_full = set(partial), set(cpu_partial), set(full)
-    for pfn in pfns:
-        i = slub.space.page_index(pfn)
-        pa = slub.space.page_pa(pfn)
-        counters = u64[i + W_COUNTERS]
-        inuse, total = counters & 0xFFFF, counters >> 16 & 0x7FFF
-        order = u64[i + W_OWNER] & 0xFFFF
-        allowed = {s.oo >> OO_SHIFT, s.min >> OO_SHIFT}
-        if order not in allowed or total != min(order_objects(order, cache.size), 0x7FFF):
-            raise CheckError("slab", pa, f"{name}: order and objects are those of the cache")
-        try:
-            free = cache.free_objects(pfn)
-        except SlabError as e:
-            raise CheckError("slab", pa, f"freelist: {e}") from e
-        if bool(counters & FROZEN) != (pfn == cpu):
-            raise CheckError("slab", pa, f"{name}: the cpu slab is frozen, and no other")
-        own_free = len(cache.walk_freelist(i, u64[i + W_FREELIST]))
-        if inuse != total - own_free:
-            raise CheckError(
-                "slab",
-                pa,
-                f"{name}: inuse is {inuse}, "
-                f"{total - own_free} of {total} objects are not on the freelist",
-            )
-        if bool(u64[i] & PG_WORKINGSET) != (pfn in on_partial):
-            raise CheckError(
-                "slab", pa, f"{name}: PG_workingset iff it is on the node's partial list"
-            )
-        has_room = bool(u64[i + W_FREELIST])
-        if pfn != cpu and (pfn in on_partial or pfn in on_cpu) != has_room:
-            raise CheckError("slab", pa, f"{name}: a slab is on the partial list iff it has room")
-        if s.flags & SLAB_STORE_USER and (pfn in on_full) == has_room:
-            raise CheckError("slab", pa, f"{name}: a full slab is on the list of full ones")
-        if cache.debug:
-            _none_clobbered(cache, pa, slub.debugger.clobbered(cache, i, set(free)))
-        used[pfn] = total - len(free)
-        total_objects += total
-    _counters(cache, len(pfns), total_objects)
-    return used
+    return _SlubLists(frozenset(partial), frozenset(full), frozenset(cpu_partial), cpu)
+
+
+def _slub_slab(slub: Slub, cache: SlubCache, pfn: int, lists: _SlubLists) -> tuple[int, int]:
+    """One slab: (objects handed out, objects)."""
+    s, name, u64 = cache.struct, cache.name, slub.ram.u64
+    i = slub.space.page_index(pfn)
+    pa = slub.space.page_pa(pfn)
+    counters = u64[i + W_COUNTERS]
+    inuse, total = counters & 0xFFFF, counters >> 16 & 0x7FFF
+    order = u64[i + W_OWNER] & 0xFFFF
+    allowed = {s.oo >> OO_SHIFT, s.min >> OO_SHIFT}
+    if order not in allowed or total != min(order_objects(order, cache.size), 0x7FFF):
+        raise CheckError("slab", pa, f"{name}: order and objects are those of the cache")
+    try:
+        free = cache.free_objects(pfn)
+    except SlabError as e:
+        raise CheckError("slab", pa, f"freelist: {e}") from e
+    if bool(counters & FROZEN) != (pfn == lists.cpu):
+        raise CheckError("slab", pa, f"{name}: the cpu slab is frozen, and no other")
+    own_free = len(cache.walk_freelist(i, u64[i + W_FREELIST]))
+    if inuse != total - own_free:
+        raise CheckError(
+            "slab",
+            pa,
+            f"{name}: inuse is {inuse}, "
+            f"{total - own_free} of {total} objects are not on the freelist",
+        )
+    if bool(u64[i] & PG_WORKINGSET) != (pfn in lists.partial):
+        raise CheckError("slab", pa, f"{name}: PG_workingset iff it is on the node's partial list")
+    has_room = bool(u64[i + W_FREELIST])
+    if pfn != lists.cpu and (pfn in lists.partial or pfn in lists.cpu_partial) != has_room:
+        raise CheckError("slab", pa, f"{name}: a slab is on the partial list iff it has room")
+    if s.flags & SLAB_STORE_USER and (pfn in lists.full) == has_room:
+        raise CheckError("slab", pa, f"{name}: a full slab is on the list of full ones")
+    if cache.debug:
+        _none_clobbered(cache, pa, slub.debugger.clobbered(cache, i, set(free)))
+    return total - len(free), total
 
 
 def _none_clobbered(cache: KmemCache, pa: int, found: list[str]) -> None:
@@ -238,17 +257,8 @@ def _slab_cache(
     pfns: list[int],
     freelists: list[tuple[SlabCache, int, int]],
 ) -> dict[int, int]:
-    s, name, u64 = cache.struct, cache.name, slab.ram.u64
-    ac = cache.array_cache
-    if ac.avail > ac.limit or not 0 < ac.batchcount <= ac.limit or ac.limit != cache.limit:
-        raise CheckError(
-            "array_cache",
-            s.array_cache,
-            f"{name}: avail {ac.avail} and batchcount {ac.batchcount} are at most limit {ac.limit}",
-        )
-    stack = cache.array_entries()
-    if len(set(stack)) < len(stack):
-        raise CheckError("array_cache", s.array_cache, f"{name}: an object is there once")
+    s, name = cache.struct, cache.name
+    stack = _array_cache(cache)
     own = set(pfns)
     node_va = cache.va + NODE_PARTIAL
     partial = _listed("kmem_cache_node", node_va, cache.partial_slabs)
@@ -260,53 +270,22 @@ def _slab_cache(
         raise CheckError(
             "kmem_cache_node", cache.va, f"{name}: every slab is on one of the three lists"
         )
-    on_stack: dict[int, set[int]] = {}
-    for va in stack:
-        try:
-            i = cache.slab_of(va)
-        except BadFree as e:
-            raise CheckError("array_cache", s.array_cache, f"{name}: {e}") from e
-        on_stack.setdefault(cache.pfn(i), set()).add(va)
+    on_stack = _by_slab(cache, stack)
     used = {}
     free_objects = 0
-    for pfns_here, rule, low, high in (
-        (partial, "a slab on slabs_partial has some objects in use", 1, s.num - 1),
-        (full, "a slab on slabs_full has all objects in use", s.num, s.num),
-        (free_list, "a slab on slabs_free has no objects in use", 0, 0),
+    for pfns_here, in_use in (
+        (partial, _InUse("a slab on slabs_partial has some objects in use", 1, s.num - 1)),
+        (full, _InUse("a slab on slabs_full has all objects in use", s.num, s.num)),
+        (free_list, _InUse("a slab on slabs_free has no objects in use", 0, 0)),
     ):
         for pfn in pfns_here:
-            i = slab.space.page_index(pfn)
-            pa = slab.space.page_pa(pfn)
-            active, s_mem = u64[i + W_COUNTERS] >> 32, u64[i + W_COUNTERS] & 0xFFFFFFFF
-            if u64[i + W_OWNER] & 0xFFFF != cache.order:
-                raise CheckError("slab", pa, f"{name}: its order is that of the cache")
-            if not low <= active <= high:
-                raise CheckError("slab", pa, f"{name}: {rule}, active is {active}")
-            if s_mem % s.colour_off or s_mem // s.colour_off >= max(s.colour, 1):
-                raise CheckError("slab", pa, f"{name}: s_mem {s_mem} is one of the colours")
-            try:
-                free = set(cache.free_objects(pfn))
-            except SlabError as e:
-                raise CheckError("slab", pa, f"freelist: {e}") from e
-            if len(free) != s.num - active:
-                raise CheckError("slab", pa, f"{name}: active counts the objects in use")
-            if cache.debug:
-                idle = free | on_stack.get(pfn, set())
-                _none_clobbered(cache, pa, cache.debug.clobbered(i, idle))
-            if free & on_stack.get(pfn, set()):
-                raise CheckError(
-                    "array_cache", s.array_cache, f"{name}: a free object is on the stack too"
-                )
+            on_it = on_stack.get(pfn, set())
+            free = _slab_slab(slab, cache, pfn, on_it, in_use)
             if s.freelist_kind == FREELIST_OFF_SLAB:
-                freelists.append((cache, pa, u64[i + W_FREELIST]))
-            if s.freelist_kind == FREELIST_IN_OBJECT:
-                holder = u64[i + W_FREELIST]
-                if bool(holder) != bool(free) or (holder and holder not in free):
-                    raise CheckError(
-                        "slab", pa, f"{name}: the freelist is in a free object of the slab"
-                    )
-            free_objects += len(free)
-            used[pfn] = active - len(on_stack.get(pfn, ()))
+                freelist = slab.ram.u64[slab.space.page_index(pfn) + W_FREELIST]
+                freelists.append((cache, slab.space.page_pa(pfn), freelist))
+            free_objects += free
+            used[pfn] = s.num - free - len(on_it)
     if s.node.free_objects != free_objects:
         raise CheckError(
             "kmem_cache_node",
@@ -315,6 +294,76 @@ def _slab_cache(
         )
     _counters(cache, len(pfns), len(pfns) * s.num)
     return used
+
+
+def _array_cache(cache: SlabCache) -> list[int]:
+    """The CPU's stack: the objects on it."""
+    s, name = cache.struct, cache.name
+    ac = cache.array_cache
+    if ac.avail > ac.limit or not 0 < ac.batchcount <= ac.limit or ac.limit != cache.limit:
+        raise CheckError(
+            "array_cache",
+            s.array_cache,
+            f"{name}: avail {ac.avail} and batchcount {ac.batchcount} are at most limit {ac.limit}",
+        )
+    stack = cache.array_entries()
+    if len(set(stack)) < len(stack):
+        raise CheckError("array_cache", s.array_cache, f"{name}: an object is there once")
+    return stack
+
+
+def _by_slab(cache: SlabCache, stack: list[int]) -> dict[int, set[int]]:
+    """The objects on the CPU's stack, by the PFN of their slab."""
+    on_stack: dict[int, set[int]] = {}
+    for va in stack:
+        try:
+            i = cache.slab_of(va)
+        except BadFree as e:
+            where = cache.struct.array_cache
+            raise CheckError("array_cache", where, f"{cache.name}: {e}") from e
+        on_stack.setdefault(cache.pfn(i), set()).add(va)
+    return on_stack
+
+
+@dataclass(frozen=True)
+class _InUse:
+    """How many objects of a slab on some list are in use: ``low`` to ``high``."""
+
+    rule: str
+    low: int
+    high: int
+
+
+def _slab_slab(
+    slab: SlabSlab, cache: SlabCache, pfn: int, on_stack: set[int], in_use: _InUse
+) -> int:
+    """One slab: how many of its objects are free, those on the CPU's stack not counted."""
+    s, name, u64 = cache.struct, cache.name, slab.ram.u64
+    i = slab.space.page_index(pfn)
+    pa = slab.space.page_pa(pfn)
+    active, s_mem = u64[i + W_COUNTERS] >> 32, u64[i + W_COUNTERS] & 0xFFFFFFFF
+    if u64[i + W_OWNER] & 0xFFFF != cache.order:
+        raise CheckError("slab", pa, f"{name}: its order is that of the cache")
+    if not in_use.low <= active <= in_use.high:
+        raise CheckError("slab", pa, f"{name}: {in_use.rule}, active is {active}")
+    if s_mem % s.colour_off or s_mem // s.colour_off >= max(s.colour, 1):
+        raise CheckError("slab", pa, f"{name}: s_mem {s_mem} is one of the colours")
+    try:
+        free = set(cache.free_objects(pfn))
+    except SlabError as e:
+        raise CheckError("slab", pa, f"freelist: {e}") from e
+    if len(free) != s.num - active:
+        raise CheckError("slab", pa, f"{name}: active counts the objects in use")
+    if cache.debug:
+        idle = free | on_stack
+        _none_clobbered(cache, pa, cache.debug.clobbered(i, idle))
+    if free & on_stack:
+        raise CheckError("array_cache", s.array_cache, f"{name}: a free object is on the stack too")
+    if s.freelist_kind == FREELIST_IN_OBJECT:
+        holder = u64[i + W_FREELIST]
+        if bool(holder) != bool(free) or (holder and holder not in free):
+            raise CheckError("slab", pa, f"{name}: the freelist is in a free object of the slab")
+    return len(free)
 
 
 # SLOB
