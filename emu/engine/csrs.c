@@ -109,7 +109,8 @@ static int write_mstatus(struct hart *hart, int csr, uint64_t value) {
     uint64_t moved = value >> TW_TSR_SHIFT & 3;
     value = (value & ~(3ul << TW_TSR_SHIFT)) | moved << ENGINE_TW_TSR_SHIFT;
     int status = write_original(hart->words, csr, value);
-    present(hart);
+    if (hart->python_levels)  // see write_sstatus
+        present(hart);
     return status;
 }
 

@@ -478,6 +478,7 @@ class Hart:
         w, handlers, access, in_place = self.words, self.handlers, self.access, self._in_place
         pc_word, priv_word, medeleg_word = words.PC, words.PRIV, words.MEDELEG
         records: dict[int, Trap] = {}
+        pending, at = self.interrupts.place
 
         def on_intr(_uc: int, number: int, _data: int) -> None:
             try:
@@ -507,7 +508,7 @@ class Hart:
                         if stop is not None:
                             del records[cause]  # it may live on in the Stop
                             self.end(stop)
-                        if self.pending:  # the handler may have changed what is enabled
+                        if pending[at]:  # the handler may have changed what is enabled
                             self.present()
                 else:
                     self._exception(number, pc)

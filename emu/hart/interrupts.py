@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from emu.engine import native
@@ -41,6 +41,10 @@ class HartInterrupts(Protocol):
     @property
     def pending(self) -> int:
         """What mip reads: always the sum of both."""
+
+    @property
+    def place(self) -> tuple[Sequence[int], int]:
+        """Where ``pending`` is, for who looks at each system call: an array and an index."""
 
     def drive(self, number: int, level: bool) -> bool:
         """Raise or lower the wire of interrupt ``number``; whether ``pending`` has changed."""
@@ -91,6 +95,10 @@ class SharedInterrupts:
     def pending(self) -> int:
         return int(self._shared.pending)
 
+    @property
+    def place(self) -> tuple[Sequence[int], int]:
+        return memoryview(self._shared).cast("B").cast("Q"), native.Hart.pending.offset // 8
+
     def drive(self, number: int, level: bool) -> bool:
         return bool(self._c.drive(self._at, 1 << number, level << number))
 
@@ -129,7 +137,15 @@ class Interrupts:
         # What software has written, in the bits of S_INTERRUPTS alone.
         self.written = 0
         self._timer_is_wire = False
-        self.pending = 0  # always `_sum()`: what mip reads
+        self._pending = [0]  # always `_sum()`
+
+    @property
+    def pending(self) -> int:
+        return self._pending[0]
+
+    @property
+    def place(self) -> tuple[Sequence[int], int]:
+        return self._pending, 0
 
     def _sum(self) -> int:
         if self._timer_is_wire:
@@ -140,7 +156,7 @@ class Interrupts:
         pending = self._sum()
         if pending == self.pending:
             return False
-        self.pending = pending
+        self._pending[0] = pending
         self._changed()
         return True
 

@@ -231,3 +231,40 @@ def test_it_is_kept_and_reset() -> None:
     assert (two.hart.interrupts.wires, two.hart.interrupts.written) == (0x200, 0x22)
     for machine in (one, two):
         machine.close()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_clock_looks_no_later_than_stimecmp(deterministic: bool) -> None:
+    """The guest's writes, each of which may or may not need the clock to be set again."""
+    machine = Machine(16 << 20, access="inside", deterministic=deterministic)
+    hart, clock, hour = machine.hart, machine.clock, 36_000_000_000  # ticks
+    hart.added_csrs.get(MENVCFG).write(STCE)  # type: ignore[union-attr]
+    now = clock.now()
+
+    def alarm_after(when: int) -> int | None:
+        assert hart.access.csr(STIMECMP, when) is not None
+        assert bool(hart.pending & STIP) == (when <= now)
+        assert hart.access.csr(STIMECMP) == when
+        return clock.next_alarm()
+
+    assert clock.next_alarm() is None
+    assert alarm_after(now + 3 * hour) == now + 3 * hour
+    assert alarm_after(now + 2 * hour) == now + 2 * hour, "an earlier one is told"
+    # With the host's clock the earlier alarm is enough; guests' own progress must be exact.
+    kept = alarm_after(now + 3 * hour)
+    assert kept == now + (3 if deterministic else 2) * hour
+    # It rings, is too early, and the clock is set again.
+    if kept is not None and not deterministic:
+        clock.set_now(kept + 1)
+        assert clock.next_alarm() == now + 3 * hour
+        assert not hart.pending & STIP
+        clock.set_now(now)
+    assert alarm_after(NEVER) is None, "nothing keeps an idle machine waiting"
+    assert alarm_after(now + hour) == now + hour
+    alarm = alarm_after(now)
+    assert alarm == (None if deterministic else now + hour)
+    assert alarm_after(now + 2 * hour) is not None
+    hart.added_csrs.get(MENVCFG).write(0)  # type: ignore[union-attr]
+    assert clock.next_alarm() is None
+    assert not hart.pending & STIP
+    machine.close()
