@@ -188,9 +188,9 @@ _BOARD = (
     Row("Linux, the scripted session", _QEMU, 1.3, partial(board.linux_session, "ours")),
     Row("Linux, the scripted session", _QEMU_OPENSBI, 1.3, partial(board.linux_session, "opensbi")),
     Row("OpenSBI to its banner", _QEMU, 0.5, board.opensbi_banner),
-    Row("board: SBI call", _QEMU, None, partial(board.cost, "call")),
+    Row("board: SBI call", _QEMU, 2.0, partial(board.cost, "call")),
     Row("board: device register read", _QEMU, None, partial(board.cost, "mmio")),
-    Row("board: timer set and taken", _QEMU, None, partial(board.cost, "timer")),
+    Row("board: timer set and taken", _QEMU, 2.0, partial(board.cost, "timer")),
     Row("board: timer interrupt late by", _QEMU, None, partial(board.cost, "late")),
 )
 

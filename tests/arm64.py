@@ -30,7 +30,10 @@ TEST_PACKAGES = ("pytest", "hypothesis", "fdt")
 TESTS = (
     "tests/emu/test_layout.py",
     "tests/emu/test_native.py",
+    "tests/emu/test_plain_engine.py",
     "tests/emu/test_csr_repairs.py",
+    "tests/emu/test_shared_interrupts.py",
+    "tests/emu/test_sstc.py",
     "tests/emu/test_bare_stores.py",
     "tests/emu/test_hart.py",
     "tests/emu/test_interrupts.py",

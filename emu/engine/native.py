@@ -1,9 +1,9 @@
-"""The functions of `emu/engine/engine.c`, for those who give them to the engine.
+"""The engine's C (`emu/engine/*.c`), for those who give its functions to the engine or call them.
 
 Linux reads `sstatus` a hundred thousand times while it boots, and a clock of executed
 instructions has to look at every block: a Python callback costs a microsecond each time, C a
-nanosecond. Where the library is not there `available` says no, and the same is done by Python
-callbacks, more slowly.
+nanosecond. Where the library is not there `available` says no: the direct way is not there then,
+and on the public way Python callbacks do the same, more slowly.
 """
 
 from __future__ import annotations

@@ -360,12 +360,12 @@ class Hart:
         the winner (mip, mie, mideleg). An interrupt to M hides those to S, as it should:
         wherever one to S could be taken, the one to M would be taken first.
         """
-        held = self.interrupts_held or self._stepping or self._undone is not None
-        if isinstance(self.access, DirectAccess):
-            s_level, m_level = self.handlers[1] is not None, self.handlers[3] is not None
-            self.access.present(held, s_level << 1 | m_level << 3)
-            return
         with self.pending_lock:
+            held = self.interrupts_held or self._stepping or self._undone is not None
+            if isinstance(self.access, DirectAccess):
+                s_level, m_level = self.handlers[1] is not None, self.handlers[3] is not None
+                self.access.present(held, s_level << 1 | m_level << 3)
+                return
             # The words are those of the last stop, `mie` among them: look anew.
             self.access.present_interrupts(0 if held else self.interrupts.written)
             if self.pending and not held:
