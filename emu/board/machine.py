@@ -24,6 +24,7 @@ from emu.board.devices.uart import Uart
 from emu.board.instruction_clock import InstructionClock
 from emu.board.sstc import Sstc
 from emu.engine import calls
+from emu.engine.mmu import DEVICE_RIGHTS, ROM_RIGHTS
 from emu.engine.quick_register import QuickRegister
 from emu.hart import Hart, HartOptions
 from emu.ram import Ram
@@ -139,6 +140,7 @@ class Machine:
         self._callbacks.append((callbacks, quick))
         size = -(-device.size // PAGE_SIZE) * PAGE_SIZE
         calls.mmio_map(self.hart.uc, device.base, size, *callbacks, quick)
+        self.hart.mmu.add_region(device.base, size, DEVICE_RIGHTS)
         if quick is not None:
             self._quick.append(quick)
         self.devices.append(device)
@@ -166,6 +168,7 @@ class Machine:
             address = ctypes.addressof(ctypes.c_char.from_buffer(self._rom))
             perms = ucc.UC_PROT_READ | ucc.UC_PROT_EXEC
             self.hart.uc.mem_map_ptr(board.ROM.base, board.ROM.size, perms, address)
+            self.hart.mmu.add_region(board.ROM.base, board.ROM.size, ROM_RIGHTS)
         parameters = entry.to_bytes(8, "little") + device_tree.to_bytes(8, "little")
         contents = code[:-_ROM_PARAMETERS_SIZE] + parameters + info
         self._rom[: len(contents)] = contents

@@ -18,6 +18,8 @@ import mmap
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from emu.engine.mmu import Mmu
+
 
 class StateAccess(Protocol):
     """The two ways' common interface."""
@@ -45,6 +47,9 @@ class StateAccess(Protocol):
 
     def drop_code(self, offset: int, size: int) -> None:
         """Drop what was translated from ``size`` bytes of RAM, ``offset`` from its base."""
+
+    def walk_by(self, mmu: Mmu) -> None:
+        """Let ``mmu`` translate from now on, in the place of the engine's own walk."""
 
     def speed_bare_stores(self) -> None:
         """Let stores be fast where nothing is translated, if that can be had.

@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from emu.spec import csr, words
+from emu.spec import csr, paging, words
+from emu.spec.walk import Rule, rule_number
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE / "built" / "engine.so"
@@ -21,15 +22,19 @@ _FLAGS = [
     *("-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"),
     *("-shared", "-fPIC", "-nostdlib", "-fvisibility=hidden", "-fno-sanitize=all", "-s"),
 ]
-_WORDS = ("PRIV", "MSTATUS", "MIP", "MIE", "MIDELEG", "SATP", "MEPC", "SEPC")
+_WORDS = (*("PC", "BADADDR", "PRIV", "MSTATUS", "MIP", "MIE", "MIDELEG", "SATP", "MEPC", "SEPC"),)
 _FIELDS = (
     *("MSTATUS_FS", "MSTATUS_XS", "MSTATUS_MPRV", "MSTATUS_SD", "SSTATUS_MASK"),
     *("MSTATUS_MPP", "MSTATUS_MPP_SHIFT", "MSTATUS_WRITABLE", "MEDELEG_WRITABLE"),
-    *("S_INTERRUPTS", "M_INTERRUPTS"),
+    *("MSTATUS_SUM", "MSTATUS_MXR", "S_INTERRUPTS", "M_INTERRUPTS"),
 )
 _CSRS = (
     *("SSTATUS", "SIE", "SCOUNTEREN", "SEPC", "SIP", "STIMECMP", "SATP", "MSTATUS", "MEDELEG"),
     *("MIDELEG", "MIE", "MCOUNTEREN", "MSCOUNTEREN", "MEPC", "MIP", "CYCLE", "TIME", "INSTRET"),
+)
+_PAGING = (
+    *("PTE_V", "PTE_R", "PTE_W", "PTE_X", "PTE_U", "PTE_A", "PTE_D", "PTE_RESERVED", "PTE_PBMT"),
+    *("PTE_N", "PTE_PPN_SHIFT", "PTE_PPN_MASK", "SATP_PPN_MASK"),
 )
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 # By machine and `sys.platform`: zig's target, and the tag of a wheel that holds the library.
@@ -63,6 +68,8 @@ def _definitions() -> list[str]:
     numbers |= {name: getattr(csr, name) for name in _FIELDS}
     numbers |= {f"CSR_{name}": getattr(csr, name) for name in _CSRS}
     numbers |= {"IRQ_STIP": 1 << csr.IRQ_STI, "IRQ_SSIP": 1 << csr.IRQ_SSI, "WIRES": csr.WIRES}
+    numbers |= {name: getattr(paging, name) for name in _PAGING}
+    numbers |= {"RULE_OK": 0} | {f"RULE_{rule.name}": rule_number(rule) for rule in Rule}
     return [f"-D{name}={value:#x}ul" for name, value in numbers.items()]
 
 

@@ -24,6 +24,7 @@ from emu.engine.layout import (
     restored_pc,
 )
 from emu.engine.layout_proof import proven_layout
+from emu.engine.mmu import Mmu
 from emu.engine.state_words import check_words, words_at
 from emu.spec import csr as CSR
 from emu.spec import words as W
@@ -119,6 +120,7 @@ class DirectAccess:
         self._no_exit_request = C.c_uint8.from_address(handle.at + where.uc_no_exit_request)
         self._no_exit_request.value = 1
         self.on_error: Callable[[BaseException], None] = _raise
+        self._mmu: Mmu | None = None  # what translates, in the place of the engine's own walk
         self._watches: list[Any] = []
         self._filters: list[Any] = []
         self._reads: dict[int, CsrRead] = {}
@@ -158,8 +160,11 @@ class DirectAccess:
         slot.value = self._exec_interrupt
 
     def close(self) -> None:
-        """Forget the engine: its CSRs are again as Unicorn has them."""
+        """Forget the engine: its CSRs are again as Unicorn has them, and so is its walk."""
         self._forget()
+        if self._mmu is not None:
+            C.c_uint64.from_address(self._cpu + self._layout.cpu_tlb_fill).value = self._tlb_fill
+            self._mmu.close()
 
     def watch_interrupts_for(self, take: Callable[[], None]) -> None:
         """``take()`` when Python may take the interrupt that comes next, from any thread."""
@@ -261,7 +266,24 @@ class DirectAccess:
         pa = self._physical(self._cs, C.c_uint64(va & -4096))
         return None if pa == _M64 else int(pa) | va & 4095
 
+    def walk_by(self, mmu: Mmu) -> None:
+        functions = (
+            library.tlb_set_page_riscv64,
+            library.riscv_raise_exception_riscv64,
+            library.cpu_restore_state_riscv64,
+        )
+        addresses = (C.c_uint64 * len(functions))(*map(address, functions))
+        native.call("use_engine_functions", C.addressof(addresses))
+        mmu.take_over(self._cpu, self._env)
+        self._mmu = mmu
+        C.c_uint64.from_address(self._cpu + self._layout.cpu_tlb_fill).value = native.function(
+            "fill"
+        )
+
     def speed_bare_stores(self) -> None:
+        if self._mmu is not None:
+            self._mmu.split_entries()
+            return
         slot = C.c_uint64.from_address(self._cpu + self._layout.cpu_tlb_fill)
         slot.value = native.function("tlb_fill")
 

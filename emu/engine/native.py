@@ -170,6 +170,13 @@ def function(name: str) -> int:
     return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
 
 
+def call(name: str, *arguments: int) -> None:
+    """Call a function of the library with integers and addresses, for what it does."""
+    library = _library()
+    assert library is not None
+    getattr(library, name)(*(ctypes.c_uint64(argument) for argument in arguments))
+
+
 def use_engine(engine: Engine) -> None:
     """Tell the library of Unicorn's; again, and nothing changes."""
     library = _library()

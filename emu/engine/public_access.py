@@ -14,6 +14,7 @@ from unicorn.unicorn_py3.unicorn import Uc, UcError
 
 from emu.engine.access import CsrRead, CsrWrite
 from emu.engine.calls import library
+from emu.engine.mmu import Mmu
 from emu.engine.state_words import check_words, context_words, words_at
 from emu.spec import words as W
 
@@ -95,6 +96,9 @@ class PublicAccess:
 
     def drop_code(self, offset: int, size: int) -> None:
         self.flush_code()
+
+    def walk_by(self, mmu: Mmu) -> None:
+        pass  # the engine's own walk goes on; `missing` says what follows
 
     def speed_bare_stores(self) -> None:
         pass

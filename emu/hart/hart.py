@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 import unicorn.unicorn_const as ucc
 from unicorn.unicorn_py3.unicorn import Uc, UcError
 
-from emu.engine import calls, csr_repairs, odd_pc
+from emu.engine import calls, csr_repairs, native, odd_pc, pmp_csrs
 from emu.engine.added_csrs import AddedCsrs
 from emu.engine.coherence import Coherence
 from emu.engine.direct_access import DirectAccess
+from emu.engine.mmu import Mmu
 from emu.engine.open_access import open_access
 from emu.engine.retired import Retired
 from emu.engine.stop_at_block import StopAtBlock
@@ -30,7 +31,16 @@ from emu.spec import insn, trap, words
 from emu.spec.csr import Priv
 from emu.spec.paging import PAGE_SIZE, mode_of_satp, satp_root
 from emu.spec.trap import Cause, Trap
-from emu.spec.walk import ACCESS_OF_CAUSE, Access, Refusal, Rule, Translation, WalkConfig, walk
+from emu.spec.walk import (
+    ACCESS_OF_CAUSE,
+    Access,
+    Refusal,
+    Rule,
+    Translation,
+    WalkConfig,
+    check_access,
+    walk,
+)
 from emu.stop import Stop, StopReason
 
 _M64 = (1 << 64) - 1
@@ -128,6 +138,10 @@ class Hart:
         self._stepping = False
         self._counted = False  # the translated code obeys a count
         self._in_place = self.access.in_place
+        self.mmu = Mmu(ram, self.options.extensions)
+        self.walks_by_spec = self._may_walk_by_spec()
+        if self.walks_by_spec:
+            self.access.walk_by(self.mmu)
         self.added_csrs = AddedCsrs(self.access)
         self.at_reset: list[Callable[[], None]] = []  # called at the end of each
         self.coherence: Coherence | None = None  # None: whoever changes code says so himself
@@ -138,6 +152,8 @@ class Hart:
         if isinstance(self.access, DirectAccess):
             self.access.on_error = self.fail
             csr_repairs.install(self)
+            if self.walks_by_spec:
+                pmp_csrs.install(self.access, self.mmu)
         else:
             self.access.lock = self.pending_lock
             self.access.on_load, self.access.on_store = self._heed_mip, self._note_mip
@@ -154,6 +170,13 @@ class Hart:
         self._read_time = read
         if isinstance(self.access, DirectAccess):
             self.access.ask_python(CSR.TIME)
+
+    def _may_walk_by_spec(self) -> bool:
+        """Whether `walk.c` translates. Raises ValueError for an unknown ``walk``."""
+        wanted = self.options.walk
+        if wanted not in ("spec", "engine"):
+            raise ValueError(f"walk is spec or engine, not {wanted!r}")
+        return wanted == "spec" and self._in_place and native.available()
 
     def close(self) -> None:
         """Let go of the engine."""
@@ -189,7 +212,10 @@ class Hart:
         w[words.LOAD_RES] = _M64
         w[words.MSTATUS] = CSR.MSTATUS_UXL_64 | CSR.MSTATUS_SXL_64
         self.access.store()
-        self.access.reset_pmp()
+        if self.walks_by_spec:
+            self.mmu.reset()
+        else:
+            self.access.reset_pmp()
         self.access.flush_tlb()
         self.interrupts.reset()
         for reset in self.at_reset:
@@ -275,15 +301,46 @@ class Hart:
     def walk_config(self, access: Access) -> tuple[bool, WalkConfig]:
         """``(translated, config)`` of an access by the hart as it is now (section 3.1.6.3)."""
         status = self.words[words.MSTATUS]
-        priv = self.words[words.PRIV]
-        if priv == Priv.M and access is not Access.EXECUTE and status & CSR.MSTATUS_MPRV:
-            priv = (status & CSR.MSTATUS_MPP) >> CSR.MSTATUS_MPP_SHIFT
+        priv = self.effective_priv(access)
+        have = self.options.extensions
+        exact = self.walks_by_spec  # else the engine sets A and D, and knows no extension
         config = WalkConfig(
             user=priv == Priv.U,
             sum=bool(status & CSR.MSTATUS_SUM),
             mxr=bool(status & CSR.MSTATUS_MXR),
+            svade=exact and not self.mmu.updates_ad,
+            svnapot=exact and have.svnapot,
+            svpbmt=exact and self.mmu.pbmte,
+            pmp=self.mmu.pmp if exact and have.pmp else None,
         )
         return priv != Priv.M and bool(self.satp >> 60), config
+
+    def effective_priv(self, access: Access) -> int:
+        """The privilege that an access of now has: with MPRV, that of MPP (section 3.1.6.3)."""
+        status = self.words[words.MSTATUS]
+        priv = self.words[words.PRIV]
+        if priv == Priv.M and access is not Access.EXECUTE and status & CSR.MSTATUS_MPRV:
+            return (status & CSR.MSTATUS_MPP) >> CSR.MSTATUS_MPP_SHIFT
+        return priv
+
+    def predict(self, va: int, access: Access, size: int = 1) -> int | Refusal:
+        """What an access of ``size`` bytes at ``va``, all in one page, would do: the PA that it
+        touches, or the refusal. By the tables, the PMP and the board as they are now; what the TLB
+        holds, and translated code, are not looked at."""
+        result = self.walk(va, access)
+        if isinstance(result, Refusal):
+            return result
+        pa = va if result is None else result.pa
+        steps = () if result is None else result.steps
+        _, config = self.walk_config(access)
+        machine = self.effective_priv(access) == Priv.M
+        rights = self.mmu.board_rights(pa)
+        refused = check_access(pa, size, access, rights, config.pmp, machine)
+        if refused is None:
+            return pa
+        rule, entry = refused
+        level = None if result is None else result.level
+        return Refusal(va, rule, level, None, access.access_fault, steps, entry)
 
     def walk(self, va: int, access: Access) -> Translation | Refusal | None:
         """The reference walk of ``va`` in the hart's present state; None: not translated."""
@@ -641,7 +698,7 @@ class Hart:
             bits = self.fetch(pc)
             if bits is not None and insn.is_store_or_amo(bits):
                 cause = _STORE_CAUSE[cause]
-        if cause in trap.PAGE_FAULTS:
+        if cause in trap.PAGE_FAULTS and not self.walks_by_spec:
             # Spec: a page table outside of RAM is an access fault, the engine has it a
             # page fault.
             access = ACCESS_OF_CAUSE[cause]

@@ -29,6 +29,7 @@ PTE_PPN_MASK = ((1 << 44) - 1) << PTE_PPN_SHIFT
 PTE_RESERVED = ((1 << 7) - 1) << 54  # bits 54-60: no extension uses them
 PTE_PBMT = 3 << 61  # Svpbmt
 PTE_N = 1 << 63  # Svnapot
+NAPOT_SIZE = 64 << 10  # bytes: the only size that Svnapot has
 
 # The letters in the order in which QEMU's `info mem` and Linux's dump show them.
 PTE_LETTERS = (

@@ -2,7 +2,8 @@
 
 Section 12.3.2 "Virtual Address Translation Process" (privileged spec 20240411). The walk
 predicts, explains and checks what the hart does; no guest access is ever served by it.
-It writes nothing: where the hart would set A or D, the result says so.
+It writes nothing: where the hart would set A or D, the result says so. `emu/engine/walk.c` is
+the same in C, and the one that runs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from enum import Enum
 
 from emu.ram import Ram
 from emu.spec.paging import (
+    NAPOT_SIZE,
     PAGE_SHIFT,
     PTE_A,
     PTE_D,
@@ -28,6 +30,9 @@ from emu.spec.paging import (
     is_leaf,
     pte_pfn,
 )
+from emu.spec.pmp import PMP_R, PMP_RWX, PMP_W, PMP_X, Pmp, Verdict
+
+_NAPOT_64K = 8  # the low bits of the PPN that say so
 
 
 class Access(Enum):
@@ -48,14 +53,22 @@ ACCESS_OF_CAUSE = {
 }
 
 
+RIGHTS = {Access.READ: PMP_R, Access.WRITE: PMP_W, Access.EXECUTE: PMP_X}
+
+
 class Rule(Enum):
     """The rules that can refuse an access, in the order in which they are applied."""
 
     NON_CANONICAL = "the upper bits of the VA do not all equal its topmost translated bit"
     TABLE_NOT_RAM = "the page table lies outside of RAM"
+    TABLE_NOT_READABLE = "the PMP does not let S-mode read the page table"
     NOT_VALID = "the PTE is not valid (V=0)"
     WRITE_WITHOUT_READ = "the PTE has W=1 and R=0, which is reserved"
     RESERVED_BITS = "the PTE has reserved bits set (54-60, or PBMT or N without their extension)"
+    PBMT_RESERVED = "the PTE has PBMT=3, which is reserved"
+    NAPOT_RESERVED = (
+        "the PTE has N=1 with a size that is reserved (64 KiB at level 0 is the only one)"
+    )
     POINTER_HAS_AD_U = "the PTE points to a table but has A, D or U set, which is reserved"
     NO_LEAF = "the PTE at level 0 points to a table: there is no further level"
     MISALIGNED_SUPERPAGE = "the superpage's PPN is not aligned to its size"
@@ -67,6 +80,30 @@ class Rule(Enum):
     NOT_EXECUTABLE = "the PTE does not allow execution (X=0)"
     NOT_ACCESSED = "the PTE has A=0 and the hart does not set it (Svade)"
     NOT_DIRTY = "the PTE has D=0 on a write and the hart does not set it (Svade)"
+    TABLE_NOT_WRITABLE = "the PMP does not let the hart set A or D in the page table"
+    NOT_MEMORY = "no memory or device allows such an access at the PA"
+    PMP_DENIES = "the PMP denies the access"
+
+    @property
+    def is_access_fault(self) -> bool:
+        """Whether it is physical memory that refuses, and the exception an access fault."""
+        return self in _ACCESS_FAULTS
+
+
+def rule_number(rule: Rule) -> int:
+    """The number that `emu/engine/walk.c` has for ``rule``: from 1 on, in their order."""
+    return list(Rule).index(rule) + 1
+
+
+_ACCESS_FAULTS = frozenset(
+    (
+        Rule.TABLE_NOT_RAM,
+        Rule.TABLE_NOT_READABLE,
+        Rule.TABLE_NOT_WRITABLE,
+        Rule.NOT_MEMORY,
+        Rule.PMP_DENIES,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +137,8 @@ class Refusal:
     """A walk that was refused: by which rule, at which level, with which exception code.
 
     ``level`` is None when the VA was refused before any table was read.
-    ``pte_pa`` is the PTE's PA, where one was at fault.
+    ``pte_pa`` is the PTE's PA, where one was at fault. ``pmp_entry`` is the PMP's entry that
+    refused, where one did; None with a rule of the PMP: none matches.
     """
 
     va: int
@@ -109,6 +147,7 @@ class Refusal:
     pte_pa: int | None
     cause: int
     steps: tuple[Step, ...]
+    pmp_entry: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +156,17 @@ class WalkConfig:
 
     ``user``: the effective privilege is U (else S). ``sum``, ``mxr``: the bits of mstatus.
     ``svade``: the hart raises a page fault where A or D needs setting; without it the hart
-    sets them (Svadu, as Unicorn's does).
+    sets them, as Svadu has it and QEMU does. ``svnapot``; ``svpbmt``: the extension is there,
+    and menvcfg.PBMTE is set. ``pmp``: its registers, None: the hart has none.
     """
 
     user: bool = False
     sum: bool = False
     mxr: bool = False
     svade: bool = False
+    svnapot: bool = False
+    svpbmt: bool = False
+    pmp: Pmp | None = None
 
 
 def walk(
@@ -137,14 +180,22 @@ def walk(
     """Translate ``va`` (VA) for ``access`` through the tables at ``root_pa`` (PA).
 
     Returns a Translation, or the Refusal that names the rule. Reads at most
-    ``mode.levels`` PTEs. Raises nothing for any content of RAM.
+    ``mode.levels`` PTEs. Raises nothing for any content of RAM. Whether the page at the end may
+    be accessed is `check_access`'s.
     """
     steps: list[Step] = []
 
-    def refuse(rule: Rule, level: int | None, pte_pa: int | None = None) -> Refusal:
-        is_access_fault = rule is Rule.TABLE_NOT_RAM
-        cause = access.access_fault if is_access_fault else access.page_fault
-        return Refusal(va, rule, level, pte_pa, cause, tuple(steps))
+    def refuse(
+        rule: Rule, level: int | None, pte_pa: int | None = None, entry: int | None = None
+    ) -> Refusal:
+        cause = access.access_fault if rule.is_access_fault else access.page_fault
+        return Refusal(va, rule, level, pte_pa, cause, tuple(steps), entry)
+
+    def table_rights(pte_pa: int) -> Verdict:
+        """Of the walk's own accesses, which are S-mode's (section 3.7.1)."""
+        if config.pmp is None:
+            return Verdict(PMP_RWX, None)
+        return config.pmp.verdict(pte_pa, PTE_SIZE, machine=False)
 
     # Section 12.4.1: before the walk, the VA itself.
     if not mode.is_canonical(va):
@@ -157,6 +208,9 @@ def walk(
         pte_pa = a + mode.index(va, i) * PTE_SIZE
         if not ram.contains(pte_pa, PTE_SIZE):
             return refuse(Rule.TABLE_NOT_RAM, i, pte_pa)
+        verdict = table_rights(pte_pa)
+        if not verdict.rights & PMP_R:
+            return refuse(Rule.TABLE_NOT_READABLE, i, pte_pa, verdict.entry)
         pte = ram.read64(pte_pa)
         steps.append(Step(i, mode.index(va, i), pte_pa, pte))
 
@@ -165,8 +219,9 @@ def walk(
             return refuse(Rule.NOT_VALID, i, pte_pa)
         if pte & PTE_W and not pte & PTE_R:
             return refuse(Rule.WRITE_WITHOUT_READ, i, pte_pa)
-        if pte & (PTE_RESERVED | PTE_PBMT | PTE_N):
-            return refuse(Rule.RESERVED_BITS, i, pte_pa)
+        reserved = _reserved(pte, i, config)
+        if reserved is not None:
+            return refuse(reserved, i, pte_pa)
 
         # Step 4: a leaf, or one level down.
         if is_leaf(pte):
@@ -208,8 +263,48 @@ def walk(
     if set_bits and config.svade:
         rule = Rule.NOT_ACCESSED if set_bits & PTE_A else Rule.NOT_DIRTY
         return refuse(rule, i, pte_pa)
+    if set_bits:
+        verdict = table_rights(pte_pa)
+        if not verdict.rights & PMP_W:
+            return refuse(Rule.TABLE_NOT_WRITABLE, i, pte_pa, verdict.entry)
 
-    # Step 10: the offset inside the (super)page comes from the VA.
-    offset = va & (mode.span(i) - 1)
-    pa = (pte_pfn(pte) << PAGE_SHIFT) + offset
+    # Step 10: the offset inside the (super)page, or NAPOT range, comes from the VA.
+    span = NAPOT_SIZE if pte & PTE_N else mode.span(i)
+    offset = va & (span - 1)
+    pa = (pte_pfn(pte) << PAGE_SHIFT & -span) + offset
     return Translation(va, pa, i, pte, set_bits, tuple(steps))
+
+
+def _reserved(pte: int, level: int, config: WalkConfig) -> Rule | None:
+    """The rule about reserved bits and encodings that ``pte`` breaks (chapters 13 and 14)."""
+    if pte & PTE_RESERVED:
+        return Rule.RESERVED_BITS
+    if pte & PTE_PBMT:
+        if not is_leaf(pte) or not config.svpbmt:
+            return Rule.RESERVED_BITS
+        if pte & PTE_PBMT == PTE_PBMT:
+            return Rule.PBMT_RESERVED
+    if pte & PTE_N:
+        if not is_leaf(pte) or not config.svnapot:
+            return Rule.RESERVED_BITS
+        if level != 0 or pte_pfn(pte) & 15 != _NAPOT_64K:
+            return Rule.NAPOT_RESERVED
+    return None
+
+
+def check_access(
+    pa: int, size: int, access: Access, board_rights: int, pmp: Pmp | None, machine: bool
+) -> tuple[Rule, int | None] | None:
+    """Whether physical memory allows ``size`` bytes at ``pa`` (all in one page): None, or the rule
+    and the PMP's entry that refuse.
+
+    ``board_rights``: PMP_R, PMP_W and PMP_X as far as the board goes, 0 where nothing is.
+    ``machine``: the access is one of M-mode (or of M through MPRV=0).
+    """
+    want = RIGHTS[access]
+    if not board_rights & want:
+        return Rule.NOT_MEMORY, None
+    if pmp is None:
+        return None
+    verdict = pmp.verdict(pa, size, machine)
+    return None if verdict.rights & want else (Rule.PMP_DENIES, verdict.entry)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from asm import Snippet
 
 from emu.board.machine import Machine
+from emu.hart import Hart, HartOptions
 from emu.ram import Ram
 from emu.spec import words
 from emu.spec.trap import Trap
@@ -71,13 +72,19 @@ class Tables:
         return slot
 
 
+def let_all_memory_be_used(hart: Hart) -> None:
+    """PMP entry 0 as firmware sets it: S and U may touch all. After a reset they may not."""
+    hart.access.csr(0x3B0, (1 << 54) - 1)
+    hart.access.csr(0x3A0, 0x1F)
+
+
 class Bench:
     """A machine whose M and S vectors end the run with `wfi`, unless Python holds a level."""
 
-    def __init__(self, access: str) -> None:
+    def __init__(self, options: str | HartOptions) -> None:
         self.output = bytearray()
-        self.machine = Machine(16 << 20, self.output.extend, access)
-        self.access = access
+        self.machine = Machine(16 << 20, self.output.extend, options)
+        self.access = HartOptions.of(options).access
         self.hart = self.machine.hart
         self.ram = self.machine.ram
         self.w = self.hart.words
@@ -85,6 +92,8 @@ class Bench:
         self.ram.write(S_VECTOR, WFI)
         self.w[words.MTVEC] = VECTOR
         self.w[words.STVEC] = S_VECTOR
+        if self.hart.walks_by_spec:
+            let_all_memory_be_used(self.hart)
 
     @property
     def is_inside(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asm import Batch
-from harness import CODE, DATA, RAM, Tables
+from harness import CODE, DATA, RAM, Tables, let_all_memory_be_used
 from work import lines_run
 
 import mm
@@ -132,6 +132,7 @@ class Guest:
             "s2": VA_DATA, "s3": DATA_SIZE - 1, "s8": 30, "s9": INTERRUPTS,
         }  # fmt: skip
         self.hart.words[words.PC] = CODE
+        let_all_memory_be_used(self.hart)
         for name, value in given.items():
             self.hart.words[words.ABI_NAMES.index(name)] = value
 

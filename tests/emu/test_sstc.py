@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from asm import Batch
-from harness import Bench
+from harness import Bench, let_all_memory_be_used
 
 from emu.board.clock import Clock
 from emu.board.machine import Machine
@@ -176,6 +176,7 @@ def test_s_mode_is_interrupted_by_its_own_timer(
     machine = Machine(16 << 20, access=access, deterministic=deterministic)
     machine.ram.write(machine.ram.base, TICKS.code)
     machine.hart.reset(machine.ram.base)
+    let_all_memory_be_used(machine.hart)
     machine.hart.words[words.A0] = waits
     stop = machine.run()
     assert (stop.reason, stop.code) == (StopReason.EXIT, 0)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from harness import CODE, S_VECTOR, Bench
+from harness import CODE, S_VECTOR, Bench, let_all_memory_be_used
 from test_trace import CALLS, COUNTING, SYMBOLS, delegate
 
 from emu.board.machine import Machine
@@ -140,6 +140,7 @@ def test_a_deterministic_machine_is_traced_in_its_own_time(
         w = machine.hart.words
         w[words.STVEC], w[words.MEDELEG] = S_VECTOR, 1 << 8
         w[words.PC], w[words.PRIV] = CODE, 0
+        let_all_memory_be_used(machine.hart)
         with TraceRequest(("trap", "dev"), str(path)) as request:
             request.attach(machine, SYMBOLS)
             assert machine.run().reason is StopReason.EXIT
