@@ -87,6 +87,8 @@ class Vmalloc:
         self.init_mm: MmStruct = areas.pgtable.init_mm
         self.page_alloc = page_alloc
         self.kmalloc = kmalloc
+        self.vmap_area_list = areas.vmap_area_list
+        self.purge_list = areas.purge_list
         self.lazy_max = lazy_max_pages()
         self._mapping = False
         self.all_areas = areas.all_areas

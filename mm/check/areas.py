@@ -25,8 +25,8 @@ def check_areas(frames: Frames, kernel: list[Leaves]) -> None:
     """Every area, its pages and what maps them; ``kernel``: the leaves of init_mm."""
     k = frames.k
     v = k.vmalloc_areas
-    links = frames.walk("vm_struct", v.vmap_areas.vmap_area_list, MAX_AREAS)
-    lazy = {n - PURGE_LINK for n in frames.walk("vm_struct", v.vmap_areas.purge_list, MAX_AREAS)}
+    links = frames.walk("vm_struct", v.vmap_area_list, MAX_AREAS)
+    lazy = {n - PURGE_LINK for n in frames.walk("vm_struct", v.purge_list, MAX_AREAS)}
     vas, pfns = _area_leaves(frames, kernel)
     at, done, lazy_pages = 0, 0, 0
     owned: list[Array] = []
