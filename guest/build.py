@@ -10,7 +10,6 @@ of such a folder, a changed copy of ``guest/supervisor/tiny`` for one.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -173,6 +172,8 @@ def _names(kind: Kind, source: Path) -> tuple[str, ...]:
 @cache
 def _runtime_digest() -> str:
     """Changes when anything does that a runtime is compiled from."""
+    import hashlib  # for who compiles
+
     inputs = [Path(__file__)]
     for folder in (RUNTIME, INCLUDE, BUILT / "include"):
         inputs += sorted(path for path in folder.rglob("*") if path.is_file())

@@ -9,7 +9,6 @@ outlives us still writes into the folder).
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ def holders() -> tuple[int, ...]:
 def folder(prefix: str = "pagewalk-") -> Iterator[Path]:
     """An empty folder in $TMPDIR. Raises OSError where none can be made."""
     # Not tempfile.gettempdir: it makes a file, to see whether it can.
-    path = Path(os.environ.get("TMPDIR") or "/tmp", prefix + secrets.token_hex(8))
+    path = Path(os.environ.get("TMPDIR") or "/tmp", prefix + os.urandom(8).hex())
     keeper = subprocess.Popen(
         ["/bin/sh", "-c", _KEEPER, str(path)],
         env={**os.environ, "PATH": os.defpath},  # where mkdir and rm are, whatever the user's

@@ -7,7 +7,6 @@ and the hart, and translated code that stays coherent with what guests store.
 from __future__ import annotations
 
 import random
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -82,7 +81,9 @@ class VirtBoard(Machine):
         super().__init__(ram_size, output, access, deterministic=deterministic)
         hart, ram = self.hart, self.ram
         # A generator whose state a snapshot can keep, from the host's randomness.
-        self.random = random.Random(seed if deterministic else secrets.randbits(256))
+        self.random = random.Random(
+            seed if deterministic else random.SystemRandom().getrandbits(256)
+        )
         self.plic = Plic(board.PLIC.base, hart.set_pending)
         self.clint = Clint(board.CLINT.base, self.clock, hart.set_pending)
         epoch = _EPOCH_NS if deterministic else time.time_ns()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +81,8 @@ def find_bios(name: str) -> str | Path:
         return Path(name)
     if name == OPENSBI:
         return Path(_fetched().opensbi_dynamic)
+    from difflib import get_close_matches  # for this alone
+
     near = get_close_matches(name.lower(), (BIOS_PYTHON, BIOS_NONE, OPENSBI), 1)
     raise UsageError(
         f"--bios {name}: No such file or directory" + (f"; did you mean {near[0]}?" if near else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -105,6 +104,8 @@ def _if_loaded(module: str, name: str) -> tuple[type[Exception], ...]:
 
 def _meant(typed: str) -> str:
     """What a command that does not exist was probably meant to be."""
+    from difflib import get_close_matches
+
     from guest.image import names
 
     if typed == "help":

@@ -1,9 +1,10 @@
-"""ELF files: what is in one, checked before anything of it is believed (pyelftools parses)."""
+"""ELF files: what is in one, checked before anything of it is believed."""
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from emu.spec.paging import PAGE_SIZE
+from guest.image import elf_tables as tables
+from guest.image.elf_tables import ElfTables, ProgramHeader, Section
 
 _MAGIC = b"\x7fELF"
-_EM_RISCV = "EM_RISCV"
+_EM_RISCV = 243
 _R_RISCV_NONE, _R_RISCV_RELATIVE = 0, 3
-_SHF_COMPRESSED = 0x800
 _SEGMENTS_MAX = 256
 _SECTIONS_MAX = 1 << 16
+_NOT_TO_RUN = {
+    tables.ET_REL: "an object file that is not linked",
+    tables.ET_CORE: "a core dump",
+    tables.ET_NONE: "of type ET_NONE",
+}
 _VA_MAX = 1 << 64
 
 
@@ -209,63 +216,57 @@ def parse(data: bytes, name: str, physical: bool = False) -> Elf:
         return _parse(data, name, physical)
     except ElfError:
         raise
-    except Exception as e:  # pyelftools raises whatever its parsers stumble over
+    except Exception as e:  # what is outside of the file, or of its tables
         raise ElfError(f"{name}: damaged ELF file ({type(e).__name__}: {e})") from e
 
 
 def _parse(data: bytes, name: str, physical: bool) -> Elf:
-    from elftools.elf.elffile import ELFFile
-
-    if len(data) < 64:
+    if len(data) < tables.HEADER_SIZE:
         raise ElfError(f"{name}: truncated ELF header ({len(data)} bytes)")
     if data[4] != 2:
         raise ElfError(f"{name}: a 32-bit ELF; this hart is RV64")
     if data[5] != 1:
         raise ElfError(f"{name}: a big-endian ELF; this hart is little-endian")
-    file = ELFFile(io.BytesIO(data))
-    machine = file["e_machine"]
-    if machine != _EM_RISCV:
-        raise ElfError(f"{name}: for machine {_machine_name(machine)}, not RISC-V")
-    kind = file["e_type"]
-    if kind not in ("ET_EXEC", "ET_DYN"):
-        what = {"ET_REL": "an object file that is not linked", "ET_CORE": "a core dump"}
-        raise ElfError(f"{name}: {what.get(kind, f'of type {kind}')}, not an executable")
-    if file.num_segments() > _SEGMENTS_MAX:
-        raise ElfError(f"{name}: {file.num_segments()} program headers")
-    if file.num_sections() > _SECTIONS_MAX:
-        raise ElfError(f"{name}: {file.num_sections()} section headers")
-    headers = list(file.iter_segments())
-    if not physical and any(h["p_type"] == "PT_INTERP" for h in headers):
-        raise ElfError(f"{name}: dynamically linked (it names an interpreter): link it statically")
-    if needed := [] if physical else _needed(headers):
-        raise ElfError(f"{name}: needs shared libraries ({', '.join(needed)}): link it statically")
-    header_offset, header_size = file["e_phoff"], file["e_phnum"] * file["e_phentsize"]
-    parts_of_headers = ((0, 64), (header_offset, header_offset + header_size))
+    file = ElfTables(data)
+    if file.e_machine != _EM_RISCV:
+        raise ElfError(f"{name}: for machine {_machine_name(file.e_machine)}, not RISC-V")
+    if file.e_type not in (tables.ET_EXEC, tables.ET_DYN):
+        what = _NOT_TO_RUN.get(file.e_type, f"of type {file.e_type}")
+        raise ElfError(f"{name}: {what}, not an executable")
+    if file.e_phnum > _SEGMENTS_MAX:
+        raise ElfError(f"{name}: {file.e_phnum} program headers")
+    if file.e_shnum > _SECTIONS_MAX:
+        raise ElfError(f"{name}: {file.e_shnum} section headers")
+    headers = file.program_headers
+    if not physical:
+        _check_static(file, name)
+    header_offset, header_size = file.e_phoff, file.e_phnum * file.e_phentsize
+    parts_of_headers = ((0, tables.HEADER_SIZE), (header_offset, header_offset + header_size))
     segments = _segments(data, headers, parts_of_headers, name)
-    entry = file["e_entry"]
+    entry = file.e_entry
     if not physical:
         _check_overlaps(segments, name)
         if not any(s.executable and s.va <= entry < s.end for s in segments):
             raise ElfError(f"{name}: the entry point {entry:#x} is in no executable segment")
         _even(entry, name)
-    relative, other = ((), ()) if physical else _relocations(file, segments, name)
+    relative, other = ([], []) if physical else _relocations(file, segments, name)
     header_va = 0
     for h in headers:
-        low, high = h["p_offset"], h["p_offset"] + h["p_filesz"]
-        if h["p_type"] == "PT_LOAD" and low <= header_offset <= high - header_size:
-            header_va = h["p_vaddr"] + header_offset - low
+        low, high = h.p_offset, h.p_offset + h.p_filesz
+        if h.p_type == tables.PT_LOAD and low <= header_offset <= high - header_size:
+            header_va = h.p_vaddr + header_offset - low
     return Elf(
         name,
         entry,
-        kind == "ET_DYN",
+        file.e_type == tables.ET_DYN,
         tuple(segments),
         lambda: _symbols(file, name),
         tuple(relative),
         tuple(other),
         tuple(_modinfo(file)),
         header_va,
-        file["e_phnum"],
-        max([PAGE_SIZE, *(h["p_align"] for h in headers if _has_alignment(h))]),
+        file.e_phnum,
+        max([PAGE_SIZE, *(h.p_align for h in headers if _has_alignment(h))]),
     )
 
 
@@ -275,38 +276,51 @@ def _even(entry: int, name: str) -> int:
     return entry
 
 
-def _has_alignment(header: Any) -> bool:
+def _has_alignment(header: ProgramHeader) -> bool:
     """Whether p_align says something: 0 and 1 do not, and else it is a power of two."""
-    align = header["p_align"]
-    return bool(header["p_type"] == "PT_LOAD" and align > 0 and align & (align - 1) == 0)
+    align = header.p_align
+    return header.p_type == tables.PT_LOAD and align > 0 and align & (align - 1) == 0
 
 
-def _needed(headers: list[Any]) -> list[str]:
+def _check_static(file: ElfTables, name: str) -> None:
+    """Raise ElfError for what only a dynamic linker can load."""
+    headers = file.program_headers
+    if any(h.p_type == tables.PT_INTERP for h in headers):
+        raise ElfError(f"{name}: dynamically linked (it names an interpreter): link it statically")
+    dynamic = [h for h in headers if h.p_type == tables.PT_DYNAMIC]
+    if any(tag == tables.DT_NEEDED for h in dynamic for tag, _ in file.dynamic(h)):
+        needed = ", ".join(_needed(file.data))
+        raise ElfError(f"{name}: needs shared libraries ({needed}): link it statically")
+
+
+def _needed(data: bytes) -> list[str]:
     """The shared libraries that it names (DT_NEEDED)."""
-    return [
-        str(tag.needed)
-        for header in headers
-        if header["p_type"] == "PT_DYNAMIC"
-        for tag in header.iter_tags("DT_NEEDED")
-    ]
+    from elftools.elf.elffile import ELFFile
+
+    headers: Iterable[Any] = ELFFile(io.BytesIO(data)).iter_segments("PT_DYNAMIC")
+    return [str(tag.needed) for header in headers for tag in header.iter_tags("DT_NEEDED")]
 
 
-def _machine_name(machine: object) -> str:
-    text = str(machine).removeprefix("EM_")
+def _machine_name(machine: int) -> str:
+    from elftools.elf.enums import ENUM_E_MACHINE
+
+    names = {number: name for name, number in ENUM_E_MACHINE.items() if name != "_default_"}
+    text = str(names.get(machine, machine)).removeprefix("EM_")
     return {"X86_64": "x86-64", "386": "x86", "AARCH64": "AArch64"}.get(text, text)
 
 
 def _segments(
-    data: bytes, headers: list[Any], parts_of_headers: Iterable[tuple[int, int]], name: str
+    data: bytes,
+    headers: list[ProgramHeader],
+    parts_of_headers: Iterable[tuple[int, int]],
+    name: str,
 ) -> list[Segment]:
     """``parts_of_headers``: from where to where in the file its headers are (bytes)."""
     found: list[Segment] = []
     for number, h in enumerate(headers):
-        if h["p_type"] != "PT_LOAD" or h["p_memsz"] == 0:
+        if h.p_type != tables.PT_LOAD or h.p_memsz == 0:
             continue
-        va, pa, offset, size, memory, flags = (
-            h[key] for key in ("p_vaddr", "p_paddr", "p_offset", "p_filesz", "p_memsz", "p_flags")
-        )
+        va, pa, offset, size, memory = h.p_vaddr, h.p_paddr, h.p_offset, h.p_filesz, h.p_memsz
         where = f"{name}: segment at {va:#x}"
         if size > memory:
             raise ElfError(f"{where}: {size} bytes in the file, {memory} in memory")
@@ -317,7 +331,7 @@ def _segments(
         if va + memory > _VA_MAX or pa + memory > _VA_MAX:
             raise ElfError(f"{where}: {memory:#x} bytes wrap around the address space")
         contents = data[offset : offset + size]
-        r, w, x = (bool(flags & bit) for bit in (4, 2, 1))
+        r, w, x = (bool(h.p_flags & bit) for bit in (4, 2, 1))
         skipped = _headers_size(data, offset, offset + size, parts_of_headers)
         found.append(Segment(number, va, pa, contents, memory, r, w, x, skipped))
     if not found:
@@ -345,29 +359,29 @@ def _check_overlaps(segments: list[Segment], name: str) -> None:
             )
 
 
-def _symbols(file: Any, name: str) -> list[SymbolEntry]:
+def _symbols(file: ElfTables, name: str) -> list[SymbolEntry]:
     """Raises ElfError for a damaged table."""
-    kinds = ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE")
     try:
-        table = file.get_section_by_name(".symtab")
-        return [] if table is None else _named_symbols(table, kinds)
-    except Exception as e:  # pyelftools raises whatever its parsers stumble over
+        table = file.section(".symtab")
+        return [] if table is None else _named_symbols(file, table)
+    except (struct.error, IndexError, ValueError) as e:
         raise ElfError(f"{name}: damaged symbol table ({type(e).__name__}: {e})") from e
 
 
-def _named_symbols(table: Any, kinds: tuple[str, ...]) -> list[SymbolEntry]:
+def _named_symbols(file: ElfTables, table: Section) -> list[SymbolEntry]:
+    kinds = (tables.STT_FUNC, tables.STT_OBJECT, tables.STT_NOTYPE)
     return [
-        (s["st_value"], s["st_size"], s.name)
-        for s in table.iter_symbols()
+        (s.st_value, s.st_size, s.name)
+        for s in file.symbols(table)
         if s.name
-        and s["st_info"]["type"] in kinds
-        and s["st_shndx"] != "SHN_UNDEF"
+        and s.kind in kinds
+        and s.st_shndx != tables.SHN_UNDEF
         and not s.name.startswith((".L", "$"))
     ]
 
 
 def _relocations(
-    file: Any, segments: list[Segment], name: str
+    file: ElfTables, segments: list[Segment], name: str
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Those that only add the bias, ``(offset, addend)``; and ``(offset, type)`` of others.
 
@@ -376,11 +390,10 @@ def _relocations(
     leave where they have changed their mind, means nothing.
     """
     relative, other = [], []
-    for section in file.iter_sections():
-        if section["sh_type"] != "SHT_RELA" or not section["sh_flags"] & 2:  # SHF_ALLOC
+    for section in file.sections:
+        if section.sh_type != tables.SHT_RELA or not section.sh_flags & tables.SHF_ALLOC:
             continue
-        for relocation in section.iter_relocations():
-            kind, offset = relocation["r_info_type"], relocation["r_offset"]
+        for offset, kind, addend in file.relocations(section):
             if kind == _R_RISCV_NONE:
                 continue
             if kind != _R_RISCV_RELATIVE:
@@ -388,15 +401,15 @@ def _relocations(
                 continue
             if not any(s.va <= offset <= s.end - 8 for s in segments):
                 raise ElfError(f"{name}: relocation at {offset:#x}, outside of every segment")
-            relative.append((offset, relocation["r_addend"]))
+            relative.append((offset, addend))
     return relative, other
 
 
-def _modinfo(file: Any) -> list[str]:
-    section = file.get_section_by_name(".modinfo")
+def _modinfo(file: ElfTables) -> list[str]:
+    section = file.section(".modinfo")
     # Its size is only believed where the file has the bytes.
-    if section is None or section["sh_type"] != "SHT_PROGBITS":
+    if section is None or section.sh_type != tables.SHT_PROGBITS:
         return []
-    if section["sh_flags"] & _SHF_COMPRESSED:  # nobody does; it could be of any size
+    if section.sh_flags & tables.SHF_COMPRESSED:  # nobody does; it could be of any size
         return []
-    return [t.decode("utf-8", "replace") for t in section.data().split(b"\0") if t]
+    return [t.decode("utf-8", "replace") for t in file.contents(section).split(b"\0") if t]

@@ -7,7 +7,6 @@ A name without a slash is a file in the current folder, else a guest that comes 
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from difflib import get_close_matches
 from pathlib import Path
 
 from guest.image import user_file
@@ -37,6 +36,8 @@ def shipped_guest(name: str) -> Path | None:
 
 def near(name: str, command: str = "run") -> str:
     """A question after what has the nearest name, a guest or a file beside it; or nothing."""
+    from difflib import get_close_matches  # for this alone
+
     known = [n for n, path in shipped().items() if command == "run" or not _is_for_run(path)]
     wanted = name.removeprefix(PREFIX)
     path = Path(wanted)
