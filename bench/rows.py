@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,16 +21,13 @@ from bench import board
 from bench import operations as op
 from bench.guests import compile_to, compiled
 from bench.measure import Ratio, Unmeasurable, output_of, ratio, timed
-from emu.board.machine import Machine
 from emu.engine import calls
 from emu.engine.open_access import open_access
 from emu.ram import RAM_BASE, Ram
 from emu.spec import words
 from emu.spec.paging import PTE_A, PTE_D, PTE_G, PTE_R, PTE_V, PTE_W
-from firmware import images
 from guest import build, scratch
-from guest.boot.runner import load_physical
-from guest.image import elf as elf_file
+from guest.boot.boot import BIOS_NONE, BootOptions, prepare
 from guest.kernel.system import System
 from mm.pgtable import PAGE_WRITE
 
@@ -154,14 +152,12 @@ def store_loop() -> tuple[Ratio, str]:
     with scratch.folder() as folder:
         path = folder / "store_loop.elf"
         compile_to("store_loop", build.BARE, path)
-        elf = elf_file.load(path)
+        output: list[bytes] = []
+        booted = prepare(BootOptions(path, bios=BIOS_NONE, output=output.append))
         qemu = ["qemu-system-riscv64", "-M", "virt", "-m", "64M", "-nographic", "-bios", str(path)]
         theirs = output_of(qemu)
-    output: list[bytes] = []
-    machine = Machine(output=output.append)
-    load_physical(machine, elf, RAM_BASE)
-    machine.set_rom(images.reset_code(), elf.entry)
-    machine.run()
+    with closing(booted.board) as machine:
+        machine.run()
     ours, other = sorted(_ticks(b"".join(output))), sorted(_ticks(theirs))
     a, b = ours[len(ours) // 2] / 1e7, other[len(other) // 2] / 1e7
     return Ratio(a, b, a / b), "100 million stores each"

@@ -28,10 +28,12 @@ _PMP_RWX_NAPOT = 0x1F  # ... may be read, written and executed
 def enter_supervisor(hart: Hart, pc: int, hart_id: int = 0, dtb_pa: int = 0) -> None:
     """Put ``hart`` at ``pc`` (PA) in S-mode: a0 = ``hart_id``, a1 = ``dtb_pa`` (PA).
 
-    Translation is off, SIE and sie are 0, stvec is ``pc``, counters can be read, stimecmp is
-    S-mode's, the FPU is on; every other register is 0 and nothing is pending. Who answers the
-    calls is not set here, see `Hart.handlers`. Raises ValueError when ``pc`` is not code in
-    RAM, HartError when the hart's CSRs cannot be reached.
+    Translation is off, SIE and sie are 0, counters can be read, stimecmp is S-mode's, the FPU
+    is on; every other register is 0 and nothing is pending. stvec is 0 too, where OpenSBI has
+    ``pc``: a kernel that faults before it has a trap handler ends with an explanation, and
+    does not begin again and again. Who answers the calls is not set here, see `Hart.handlers`.
+    Raises ValueError when ``pc`` is not code in RAM, HartError when the hart's CSRs cannot be
+    reached.
     """
     if pc % 2 or not hart.ram.contains(pc, 2):
         raise ValueError(f"a kernel cannot be entered at PA {pc:#x}: RAM is {hart.ram}")
@@ -39,7 +41,7 @@ def enter_supervisor(hart: Hart, pc: int, hart_id: int = 0, dtb_pa: int = 0) -> 
     w = hart.words
     for i in range(W.FPR, W.FPR + 32):
         w[i] = 0
-    for i in (W.STVAL, W.MTVAL, W.SEPC, W.SCAUSE, W.MTVEC, W.MEPC, W.MCAUSE):
+    for i in (W.STVEC, W.STVAL, W.MTVAL, W.SEPC, W.SCAUSE, W.MTVEC, W.MEPC, W.MCAUSE):
         w[i] = 0
     # While it stands in M-mode: the counters and PMP are M's.
     w[W.MSTATUS] |= CSR.MSTATUS_FS_DIRTY | CSR.MSTATUS_SD  # SD: FS says dirty
@@ -55,7 +57,6 @@ def enter_supervisor(hart: Hart, pc: int, hart_id: int = 0, dtb_pa: int = 0) -> 
     if menvcfg is not None:  # a hart that is part of a machine: it has a clock
         menvcfg.write(CSR.MENVCFG_STCE)
     w[W.MIDELEG] = MIDELEG
-    w[W.STVEC] = pc
     w[W.A0], w[W.A1] = hart_id, dtb_pa
     w[W.PRIV] = Priv.S.value
     hart.access.store()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from typing import Self
 
@@ -15,7 +16,7 @@ from emu.spec.csr import Priv
 from emu.spec.trap import Trap
 from emu.spec.walk import Access, Refusal, Translation
 from emu.stop import Stop
-from guest.boot.interrupt import TimeLimit, stop_on_ctrl_c
+from guest.ending import Ending
 from pagewalk import arguments
 from pagewalk.registers import Csrs, Registers
 
@@ -154,9 +155,9 @@ class Guest:
         """What runs the hart, until ``timeout`` seconds are over; Ctrl-C is Python's again."""
         if timeout is not None:
             timeout = arguments.seconds("timeout", timeout)
-        with stop_on_ctrl_c(self.hart) as interrupted, TimeLimit(self.hart, timeout):
+        with Ending(self.board.stop, timeout, [signal.SIGINT]) as ending:
             yield
-        if interrupted.is_set():
+        if ending.by == signal.SIGINT.name:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from emu.hart import HartOptions
 from emu.stop import Stop, StopReason
-from guest.boot import runner
+from guest.boot import kernel_machine, machines
+from guest.boot.find import RUN, find
+from guest.image.elf import Elf
 from guest.kernel.module import Module
 from mm.check import Report, check
 from mm.gfp import GFP_KERNEL
@@ -42,17 +44,16 @@ class Kernel(Guest):
         """What the kernel and its modules have printed (`printk`), a line each."""
         if slab not in SLAB_KINDS:
             raise ValueError(f"slab: {slab!r} is none of {', '.join(SLAB_KINDS)}")
-        options = runner.Options(
-            arguments.paging("paging", paging),
+        options = kernel_machine.KernelOptions(
             arguments.ram_size("ram", ram),
-            hart=HartOptions.of(hart),
-            output=self._console.write,
-            log=self.log.append,
-            boot_log=self.log.append,
-            config={"slab": slab},
-            append=append,
+            arguments.paging("paging", paging),
+            slab,
+            append,
+            HartOptions.of(hart),
         )
-        self.system = runner.boot_system(options)
+        log = self.log.append
+        streams = kernel_machine.Streams(self._console.write, log=log, boot_log=log)
+        self.system = kernel_machine.boot(options, streams)
         super().__init__(self.system.machine, self.system.symbols)
         self._modules: dict[str, Module] = {}
 
@@ -96,7 +97,7 @@ class Kernel(Guest):
 
         It stays loaded, to be looked at, until the next one is. Raises UsageError, ElfError.
         """
-        self.system.load_program(runner.find(program, "kernel"), words)
+        self.system.load_program(_load(program), words)
         return self._run()
 
     def insmod(self, module: str, *parameters: str) -> Stop:
@@ -105,11 +106,11 @@ class Kernel(Guest):
         The Stop's ``value`` is what init returned: 0, or a negative errno, and the module is not
         loaded. Raises UsageError, ElfError; ValueError when it is loaded already.
         """
-        elf = runner.find(module, "kernel")
+        elf = _load(module)
         if elf.name in self._modules:
             raise ValueError(f"module: {elf.name} is loaded already")
         if self.system.process is None:
-            self.system.load_program(runner.find(_INSMOD, None))
+            self.system.load_program(_load(_INSMOD))
         with self._interruptible():
             loaded, stop = self.system.load_module(elf, parameters)
         if loaded in self.system.modules:
@@ -125,3 +126,8 @@ class Kernel(Guest):
         if stop.reason is StopReason.EXIT:
             del self._modules[name]
         return stop
+
+
+def _load(name: str) -> Elf:
+    """A guest of the kernel machine, by what it is called."""
+    return machines.load(find(name, RUN, machines.KERNEL), machines.KERNEL)

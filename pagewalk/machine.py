@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -13,7 +14,7 @@ from emu.debug.symbols import Symbols
 from emu.hart import HartOptions
 from emu.stop import Stop, StopReason
 from guest.boot.boot import BIOS_NONE, BIOS_PYTHON, Booted, BootOptions, Disk, prepare, resume
-from guest.boot.find import complete_linux, find_bios, find_kernel
+from guest.boot.named import named
 from guest.image.names import FETCHED
 from pagewalk import arguments
 from pagewalk.base import Guest
@@ -58,29 +59,20 @@ class Machine(Guest):
         options = BootOptions(
             disks=_disks(disks),
             append=append,
+            initrd=None if initrd is None else Path(_path("initrd", initrd)),
             ram_size=arguments.ram_size("ram", ram),
             deterministic=deterministic,
             seed=arguments.integer("seed", seed),
             hart=HartOptions.of(hart),
             output=self._console.write,
         )
-        if initrd is not None:
-            options.initrd = Path(_path("initrd", initrd))
         name = None if program is None else _path("program", program)
         if name is None and bios is None:
             self._take(_empty(options), "empty")
             return
         default = BIOS_PYTHON if name in FETCHED else BIOS_NONE
         firmware = default if bios is None else _path("bios", bios)
-        options.bios = find_bios(firmware)
-        if name is not None:
-            options.kernel, options.kernel_data = find_kernel(name, firmware)
-        if name == "linux":
-            complete_linux(options)
-        self._take(prepare(options), name or firmware)
-        tohost = self.symbols.address("tohost") if options.bios == BIOS_NONE else None
-        if tohost is not None and self._board.htif is None:
-            self._board.set_htif(tohost, self.symbols.address("fromhost"))
+        self._take(prepare(named(options, name, firmware)), name or firmware)
 
     def _take(self, booted: Booted, name: str) -> None:
         super().__init__(booted.board, booted.symbols)
@@ -205,11 +197,10 @@ def _empty(options: BootOptions) -> Booted:
     for name in ("initrd", "append", "disks"):
         if getattr(options, name):
             raise ValueError(f"{name}: for a program or firmware, and there is none")
-    options.bios = BIOS_NONE
     board = VirtBoard(
         options.ram_size, options.output, (), options.deterministic, options.seed, options.hart
     )
-    return Booted(board, None, Symbols(), options=options)
+    return Booted(board, None, Symbols(), options=replace(options, bios=BIOS_NONE))
 
 
 def _path(name: str, value: object) -> str:

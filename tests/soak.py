@@ -58,10 +58,10 @@ def child(arguments: list[str]) -> int:
 
     begin = boot_session.Session.run
 
-    def run(self: boot_session.Session, with_input: bool) -> Any:
+    def run(self: boot_session.Session, *arguments: Any) -> Any:
         hart = self._board.hart
         threading.Thread(target=watch, args=(hart,), daemon=True).start()
-        return begin(self, with_input)
+        return begin(self, *arguments)
 
     boot_session.Session.run = run  # type: ignore[method-assign]
     return int(main(arguments, standalone_mode=False) or 0)

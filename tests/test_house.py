@@ -41,11 +41,7 @@ LISTED: dict[Callable[[house.Files], list[str]], set[str]] = {
         # The spec's algorithm in the spec's order, which is read beside it.
         "emu/spec/walk.py: walk",
         # Options of a command, most of the lines.
-        "guest/cli/boot.py: register",
         "guest/cli/compare.py: register",
-        "guest/cli/look.py: register",
-        "guest/cli/proc.py: register",
-        "guest/cli/run.py: run",
         "guest/image/placement.py: place",
         "tests/emu/test_devicetree.py: test_the_whole_tree",
         "tests/mm/test_pgtable.py: test_against_a_dictionary",

@@ -4,7 +4,7 @@ It says what QEMU's `virt` says of the same devices (hw/riscv/virt.c, create_fdt
 words of the Devicetree Specification v0.4 and of Linux's Documentation/devicetree/bindings:
 
     /           chosen, memory@, cpus, poweroff, reboot, soc
-    /cpus       one cpu@0 and its interrupt controller
+    /cpus       a cpu@ for each hart, and its interrupt controller
     /soc        a node for each device, named after its address
 
 The package `fdt` packs and parses the blob. What it believes without looking is checked here
@@ -30,7 +30,8 @@ MMU_TYPE = "riscv,sv57"  # the most levels that the hart walks: it walks those o
 
 SIZE_MAX = 1 << 20  # bytes; FDT_MAX_SIZE of QEMU (include/hw/boards.h)
 
-_CPU, _CPU_INTERRUPTS, _PLIC, _FINISHER = 1, 2, 3, 4  # phandles
+# phandles; those of further harts come behind
+_PLIC, _FINISHER, _MORE_CPUS = 3, 4, 5
 # Interrupt numbers of the privileged spec (mcause), and what OpenSBI writes in the place of
 # one that is not for S-mode (lib/utils/fdt/fdt_fixup.c, fdt_plic_fixup).
 _M_SOFTWARE, _M_TIMER, _S_EXTERNAL, _M_EXTERNAL = 3, 7, 9, 11
@@ -65,14 +66,15 @@ def build(
     rng_seed: bytes | None = None,
     devices: Collection[Place] = board.DEVICES,
     m_mode: bool = True,
+    hart_count: int = 1,
 ) -> bytes:
     """The tree of a board with ``ram_size`` bytes at PA ``ram_base``, as a blob.
 
     ``initrd``: its first PA and the PA behind it. ``rng_seed``: random bytes for the kernel's
     generator. ``devices``: the places that are occupied; one without ``compatible`` is not
     told. ``m_mode``: guest code runs in M-mode; else M's parts are left out as OpenSBI hides
-    them from a kernel: the CLINT, whose interrupts are M's alone, and the PLIC's M context.
-    Raises DeviceTreeError.
+    them from a kernel: the CLINT, whose interrupts are M's alone, and the PLIC's M contexts.
+    ``hart_count``: their hartids are 0 and up. Raises DeviceTreeError.
     """
     fdt = _library()
     tree = fdt.FDT(entries=[])  # its default is one list for all trees
@@ -87,7 +89,7 @@ def build(
     if board.UART in devices:
         _strings(chosen, "stdout-path", f"/soc/{_name(board.UART)}")
     _memory(root, ram_base, ram_size, 2, 2)
-    _cpus(root)
+    _cpus(root, hart_count)
     soc = _node(root, "soc")
     _cells(soc, 2, 2)
     _strings(soc, "compatible", "simple-bus")
@@ -95,7 +97,7 @@ def build(
     has_plic = board.PLIC in devices
     for place in devices:
         if place.compatible and (place != board.CLINT or m_mode):
-            _describe(_node(soc, _name(place)), place, has_plic, m_mode)
+            _describe(_node(soc, _name(place)), place, has_plic, m_mode, hart_count)
     if board.PCIE in devices:
         _pci_host(_node(soc, _name(board.PCIE)), ram_base + ram_size, has_plic)
     if board.FINISHER in devices:
@@ -154,13 +156,26 @@ def _is_memory(node: Any) -> bool:
     return kind is not None and list(getattr(kind, "data", ())) == ["memory"]
 
 
-def _cpus(root: Any) -> None:
+def _cpu_phandle(hartid: int) -> int:
+    """Of a hart's node; that of its interrupt controller is the next."""
+    return 2 * hartid - 2 + _MORE_CPUS if hartid else 1
+
+
+def _cpus(root: Any, hart_count: int) -> None:
     cpus = _node(root, "cpus")
     _cells(cpus, 1, 0)
     cpus.set_property("timebase-frequency", board.TIMEBASE_HZ)
-    cpu = _node(cpus, "cpu@0")
+    for hartid in range(hart_count):
+        _cpu(_node(cpus, f"cpu@{hartid:x}"), hartid)
+    cluster = _node(_node(cpus, "cpu-map"), "cluster0")
+    for hartid in range(hart_count):
+        core = _node(cluster, f"core{hartid}")
+        core.set_property("cpu", _cpu_phandle(hartid))
+
+
+def _cpu(cpu: Any, hartid: int) -> None:
     _strings(cpu, "device_type", "cpu")
-    cpu.set_property("reg", 0)
+    cpu.set_property("reg", hartid)
     _strings(cpu, "status", "okay")
     _strings(cpu, "compatible", "riscv")
     letters = "".join(e for e in ISA_EXTENSIONS if len(e) == 1).removeprefix("i")
@@ -169,17 +184,15 @@ def _cpus(root: Any) -> None:
     _strings(cpu, "riscv,isa-base", ISA_BASE)
     _strings(cpu, "riscv,isa-extensions", *ISA_EXTENSIONS)
     _strings(cpu, "mmu-type", MMU_TYPE)
-    cpu.set_property("phandle", _CPU)
+    cpu.set_property("phandle", _cpu_phandle(hartid))
     interrupts = _node(cpu, "interrupt-controller")
     interrupts.set_property("#interrupt-cells", 1)
     interrupts.set_property("interrupt-controller", None)
     _strings(interrupts, "compatible", "riscv,cpu-intc")
-    interrupts.set_property("phandle", _CPU_INTERRUPTS)
-    core = _node(_node(_node(cpus, "cpu-map"), "cluster0"), "core0")
-    core.set_property("cpu", _CPU)
+    interrupts.set_property("phandle", _cpu_phandle(hartid) + 1)
 
 
-def _describe(node: Any, place: Place, has_plic: bool, m_mode: bool) -> None:
+def _describe(node: Any, place: Place, has_plic: bool, m_mode: bool, hart_count: int) -> None:
     """What every device says of itself, and what only some do."""
     _strings(node, "compatible", *place.compatible)
     where = f"{place.node} of {place.size:#x} bytes at {place.base:#x}"
@@ -192,10 +205,11 @@ def _describe(node: Any, place: Place, has_plic: bool, m_mode: bool) -> None:
     elif place == board.FINISHER:
         node.set_property("phandle", _FINISHER)
     elif place == board.CLINT:
-        _to_cpu(node, _M_SOFTWARE, _M_TIMER)
+        _to_cpus(node, hart_count, _M_SOFTWARE, _M_TIMER)
     elif place == board.PLIC:
         # A context for each, in this order: the driver numbers them by it.
-        _to_cpu(node, _M_EXTERNAL if m_mode else _NO_CONTEXT, _S_EXTERNAL)
+        m_external = _M_EXTERNAL if m_mode else _NO_CONTEXT
+        _to_cpus(node, hart_count, m_external, _S_EXTERNAL)
         node.set_property("interrupt-controller", None)
         node.set_property("#interrupt-cells", 1)
         node.set_property("#address-cells", 0)
@@ -239,8 +253,14 @@ def _pci_host(node: Any, ram_end: int, has_plic: bool) -> None:
         node.set_property("interrupt-map-mask", [last, 0, 0, 7])
 
 
-def _to_cpu(node: Any, *interrupts: int) -> None:
-    cells = [cell for number in interrupts for cell in (_CPU_INTERRUPTS, number)]
+def _to_cpus(node: Any, hart_count: int, *interrupts: int) -> None:
+    """The device's lines: hart by hart, to these of its interrupts."""
+    cells = [
+        cell
+        for hartid in range(hart_count)
+        for number in interrupts
+        for cell in (_cpu_phandle(hartid) + 1, number)
+    ]
     node.set_property("interrupts-extended", cells)
 
 

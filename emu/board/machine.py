@@ -1,7 +1,11 @@
-"""The machine: RAM, the hart, the reset ROM and the devices, wired together.
+"""The machine: RAM, the harts, the reset ROM and the devices, wired together.
 
-Which level is held by whom is set on ``machine.hart.handlers``; nothing else distinguishes
-a bare machine from one whose firmware or kernel is written in Python.
+``machine.harts`` are its harts, by hartid. There is one for now, and ``machine.hart`` is the
+first: the one that boots, and all that a guest of one hart is about. Everything that the board
+has for a hart it has for each of the list.
+
+Which level is held by whom is set on ``hart.handlers``; nothing else distinguishes a bare
+machine from one whose firmware or kernel is written in Python.
 """
 
 from __future__ import annotations
@@ -63,28 +67,59 @@ class Machine:
         self._device_listener: DeviceListener | None = None
         self._quick: list[QuickRegister] = []
         self.ram = Ram(ram_size, board.DRAM_BASE)
-        self.hart = Hart(self.ram, access)
-        self.hart.keep_code_coherent()
-        self.has_input = False  # whether something outside may wake the hart
+        self.harts: list[Hart] = [Hart(self.ram, access, hartid=0)]
+        for hart in self.harts:
+            hart.keep_code_coherent()
+        self.has_input = False  # whether something outside may wake a hart
         self.clock: Clock
         if deterministic:
+            # Time is the progress of the one hart; of several, somebody has to say whose.
             self.clock = clock = InstructionClock(self.hart, self.lock)
             self.hart.read_cycles = lambda: clock.executed
         else:
-            self.clock = RealClock(self.lock, self.hart.remind)
-        self.hart.read_time = self.clock.now
-        self.hart.raised = self.clock.raised
-        self.sstc = Sstc(self.hart, self.clock)
-        self.hart.idle = lambda wake: self.clock.idle(wake, self.has_input)
+            self.clock = RealClock(self.lock, self._remind)
+        for hart in self.harts:
+            hart.read_time = self.clock.now
+            hart.raised = self.clock.raised
+            hart.idle = lambda wake: self.clock.idle(wake, self.has_input)
+            hart.before_run = self._go_on
+        self.sstc = [Sstc(hart, self.clock) for hart in self.harts]
         self.uart = Uart(board.UART.base, output, poll=poll_input)
         self.devices: list[Device] = []
         self._interruptible: list[Interruptible] = []
-        self.hart.before_run = self._go_on
         self._callbacks: list[Any] = []
         self._rom: mmap.mmap | None = None
         self.htif: Htif | None = None
         self.attach(self.uart)
-        self.attach(Finisher(board.FINISHER.base, self.hart.end))
+        self.attach(Finisher(board.FINISHER.base, self.end))
+
+    @property
+    def hart(self) -> Hart:
+        """The first hart."""
+        return self.harts[0]
+
+    def _remind(self) -> bool:
+        """`Hart.remind` of each hart; False when none of them has anything left to take."""
+        return any([hart.remind() for hart in self.harts])
+
+    def code_changed(self, pa: int, size: int) -> None:
+        """The host, or a device, has written RAM: `Hart.code_changed` of each hart."""
+        for hart in self.harts:
+            hart.code_changed(pa, size)
+
+    def stop(self) -> None:
+        """`Hart.stop` of whichever hart runs."""
+        for hart in self.harts:
+            hart.stop()
+
+    def end(self, stop: Stop) -> None:
+        """From a device's callback: `Hart.end` of the hart that has made the access."""
+        for hart in self.harts:
+            if hart.running:
+                hart.end(stop)
+
+    def _stop_wanted(self) -> bool:
+        return any(hart.stop_wanted() for hart in self.harts)
 
     @property
     def device_listener(self) -> DeviceListener | None:
@@ -99,7 +134,23 @@ class Machine:
 
     def attach(self, device: Device) -> None:
         """Put a device's registers where it says (whole pages are taken)."""
-        fail, lock, machine = self.hart.fail, self.lock, self
+        size = -(-device.size // PAGE_SIZE) * PAGE_SIZE
+        quick = getattr(device, "quick", None)
+        for hart in self.harts:
+            callbacks = self._callbacks_of(device, hart)
+            self._callbacks.append((callbacks, quick))
+            calls.mmio_map(hart.uc, device.base, size, *callbacks, quick)
+            hart.mmu.add_region(device.base, size, DEVICE_RIGHTS)
+        if quick is not None:
+            self._quick.append(quick)
+        self.devices.append(device)
+        if isinstance(device, Interruptible):
+            device.stop_wanted = self._stop_wanted
+            self._interruptible.append(device)
+
+    def _callbacks_of(self, device: Device, hart: Hart) -> tuple[Any, Any]:
+        """What ``hart``'s engine calls for a read and for a write of ``device``."""
+        fail, lock, machine = hart.fail, self.lock, self
         device_read, device_write, extent = device.read, device.write, device.size
 
         def read(_uc: int, offset: int, size: int, _data: int) -> int:
@@ -135,18 +186,7 @@ class Machine:
                 listener(device, is_write, offset, size, value, began)
             return value
 
-        callbacks = calls.MMIO_READ_CB(read), calls.MMIO_WRITE_CB(write)
-        quick = getattr(device, "quick", None)
-        self._callbacks.append((callbacks, quick))
-        size = -(-device.size // PAGE_SIZE) * PAGE_SIZE
-        calls.mmio_map(self.hart.uc, device.base, size, *callbacks, quick)
-        self.hart.mmu.add_region(device.base, size, DEVICE_RIGHTS)
-        if quick is not None:
-            self._quick.append(quick)
-        self.devices.append(device)
-        if isinstance(device, Interruptible):
-            device.stop_wanted = self.hart.stop_wanted
-            self._interruptible.append(device)
+        return calls.MMIO_READ_CB(read), calls.MMIO_WRITE_CB(write)
 
     def _go_on(self) -> None:
         """What a stop has left of requests comes before the guest's next instruction."""
@@ -155,7 +195,7 @@ class Machine:
                 device.go_on()
 
     def set_rom(self, code: bytes, entry: int, device_tree: int = 0, info: bytes = b"") -> None:
-        """Put the reset code into the ROM and the hart at its start.
+        """Put the reset code into the ROM and the harts at its start.
 
         ``entry``: the PA that it jumps to; ``device_tree``: the PA that it passes in a1;
         ``info``: what stands behind the code, whose PA is passed in a2. Raises ValueError
@@ -167,12 +207,14 @@ class Machine:
             self._rom = mmap.mmap(-1, board.ROM.size)
             address = ctypes.addressof(ctypes.c_char.from_buffer(self._rom))
             perms = ucc.UC_PROT_READ | ucc.UC_PROT_EXEC
-            self.hart.uc.mem_map_ptr(board.ROM.base, board.ROM.size, perms, address)
-            self.hart.mmu.add_region(board.ROM.base, board.ROM.size, ROM_RIGHTS)
+            for hart in self.harts:
+                hart.uc.mem_map_ptr(board.ROM.base, board.ROM.size, perms, address)
+                hart.mmu.add_region(board.ROM.base, board.ROM.size, ROM_RIGHTS)
         parameters = entry.to_bytes(8, "little") + device_tree.to_bytes(8, "little")
         contents = code[:-_ROM_PARAMETERS_SIZE] + parameters + info
         self._rom[: len(contents)] = contents
-        self.hart.reset(board.ROM.base)
+        for hart in self.harts:
+            hart.reset(board.ROM.base)
 
     def set_htif(self, tohost: int, fromhost: int | None = None) -> None:
         """Watch ``tohost`` (PA, 8-byte aligned, in RAM) for what the guest writes there."""
@@ -180,22 +222,28 @@ class Machine:
         if not self.ram.contains(tohost, 8) or tohost % 8:
             raise ValueError(f"tohost at {tohost:#x} is not an aligned word of RAM")
 
-        poll = htif.poll
-
-        def written(_uc: int, _k: int, _pa: int, _size: int, _value: int, _data: int) -> bool:
-            self.hart.call_soon(poll)  # the hook comes before the store
-            return True
-
-        callback = calls.MEM_CB(written)
-        self._callbacks.append(callback)
-        calls.hook(self.hart.uc, ucc.UC_HOOK_MEM_WRITE, callback, tohost, tohost + 7)
+        for hart in self.harts:
+            callback = calls.MEM_CB(_when_written(hart, htif.poll))
+            self._callbacks.append(callback)
+            calls.hook(hart.uc, ucc.UC_HOOK_MEM_WRITE, callback, tohost, tohost + 7)
         self.htif = htif
 
     def run(self, count: int = 0) -> Stop:
-        """Run the hart, see `Hart.run`."""
+        """Run the one hart, see `Hart.run`."""
         return self.hart.run(count)
 
     def close(self) -> None:
-        """Let go of the engine, and of the clock's thread."""
+        """Let go of the engines, and of the clock's thread."""
         self.clock.close()
-        self.hart.close()
+        for hart in self.harts:
+            hart.close()
+
+
+def _when_written(hart: Hart, poll: Callable[[], Stop | None]) -> Callable[..., bool]:
+    """What a hook on memory of ``hart`` calls; the hook comes before the store."""
+
+    def written(_uc: int, _k: int, _pa: int, _size: int, _value: int, _data: int) -> bool:
+        hart.call_soon(poll)
+        return True
+
+    return written

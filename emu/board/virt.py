@@ -79,13 +79,14 @@ class VirtBoard(Machine):
     ) -> None:
         found = slots_of([None] * len(disks) if slots is None else slots)
         super().__init__(ram_size, output, access, deterministic=deterministic)
-        hart, ram = self.hart, self.ram
+        ram = self.ram
         # A generator whose state a snapshot can keep, from the host's randomness.
         self.random = random.Random(
             seed if deterministic else random.SystemRandom().getrandbits(256)
         )
-        self.plic = Plic(board.PLIC.base, hart.set_pending)
-        self.clint = Clint(board.CLINT.base, self.clock, hart.set_pending)
+        wires = [each.set_pending for each in self.harts]
+        self.plic = Plic(board.PLIC.base, wires)
+        self.clint = Clint(board.CLINT.base, self.clock, wires)
         epoch = _EPOCH_NS if deterministic else time.time_ns()
         self.rtc = Rtc(board.RTC.base, self.clock, epoch, self._line(board.RTC))
         self.uart.on_irq = self._line(board.UART)
@@ -95,7 +96,7 @@ class VirtBoard(Machine):
             self.attach(Unclaimed(place.node, place.base, place.size))
         self.disks = list(disks)
         free = list(board.VIRTIO)
-        changed = hart.code_changed
+        changed = self.code_changed
         for disk, number in zip(disks, found, strict=True):
             place = board.VIRTIO[number]
             free.remove(place)
@@ -127,7 +128,8 @@ class VirtBoard(Machine):
             for device, first in self._at_first:
                 now = device.state() if device.outside else {}
                 device.restore(first | {name: now[name] for name in device.outside})
-            self.hart.reset(board.ROM.base)
+            for hart in self.harts:
+                hart.reset(board.ROM.base)
 
     def close(self) -> None:
         """Let go of the engine, the clock and the disks' files."""

@@ -27,9 +27,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from emu.board.machine import Machine
-from emu.debug import hart_state, touched
+from emu.debug import touched
 from emu.debug.atomic_file import replacing
 from emu.hart import HartError
+from emu.hart import state as hart_state
 from emu.ram import Ram
 from emu.spec import tables
 from emu.spec.paging import (
@@ -60,7 +61,7 @@ _NT_PRSTATUS, _NT_FPREGSET = 1, 2
 # struct elf_prstatus: pr_pid stands at 32, pr_reg at 112, pr_fpvalid behind it.
 _PRSTATUS = struct.Struct("<32xi76x32Qi4x")
 _FPREGSET = struct.Struct("<32QI4x")  # struct __riscv_d_ext_state
-_PID = 1  # gdb takes 0 for no thread
+_FIRST_PID = 1  # gdb takes 0 for no thread
 _RANGES_MAX = 0xFFFE  # e_phnum has 16 bits, 0xffff is PN_XNUM, and one is the note
 
 
@@ -87,10 +88,10 @@ def write(machine: Machine, path: str | os.PathLike[str], translated: bool | Non
     """
     try:
         with machine.lock:
-            state = hart_state.save(machine.hart)
+            states = [hart_state.save(hart) for hart in machine.harts]
             ranges = mappings(machine, translated)
             with replacing(path) as file:
-                _write(file, machine.ram, _note(state), ranges)
+                _write(file, machine.ram, _notes(states), ranges)
     except (HartError, tables.TooManyEntries) as e:
         raise CoreError(str(e)) from e
     except OSError as e:
@@ -146,13 +147,15 @@ def _flags(pte: int) -> int:
     return sum(flag for bit, flag in pairs if pte & bit)
 
 
-def _note(state: dict[str, Any]) -> bytes:
-    status = _PRSTATUS.pack(_PID, state["pc"], *state["x"][1:], 1)
-    floats = _FPREGSET.pack(*state["f"], state["fcsr"])
-    note = b""
-    for kind, content in ((_NT_PRSTATUS, status), (_NT_FPREGSET, floats)):
-        note += _NOTE.pack(5, len(content), kind) + b"CORE\0\0\0\0" + content
-    return note
+def _notes(states: list[dict[str, Any]]) -> bytes:
+    """The registers of each hart: a thread for gdb, numbered from 1."""
+    notes = b""
+    for thread, state in enumerate(states, _FIRST_PID):
+        status = _PRSTATUS.pack(thread, state["pc"], *state["x"][1:], 1)
+        floats = _FPREGSET.pack(*state["f"], state["fcsr"])
+        for kind, content in ((_NT_PRSTATUS, status), (_NT_FPREGSET, floats)):
+            notes += _NOTE.pack(5, len(content), kind) + b"CORE\0\0\0\0" + content
+    return notes
 
 
 def _extents(ranges: list[Mapping]) -> list[tuple[int, int]]:

@@ -76,8 +76,9 @@ class Hart:
     written there counts when the handler returns.
     """
 
-    def __init__(self, ram: Ram, options: str | HartOptions = "auto") -> None:
+    def __init__(self, ram: Ram, options: str | HartOptions = "auto", hartid: int = 0) -> None:
         self.ram = ram
+        self.hartid = hartid  # among the machine's harts; the engine's mhartid reads 0
         self.options = HartOptions.of(options)
         self.uc = Uc(ucc.UC_ARCH_RISCV, ucc.UC_MODE_RISCV64)
         self.uc.ctl_set_tcg_buffer_size(_TCG_BUFFER_SIZE)

@@ -8,7 +8,7 @@ that is written in Python registers its own calls as one more extension.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from emu.board.clock import Clock
@@ -68,10 +68,10 @@ _PC, _A0, _A1, _A6, _A7 = W.PC, W.A0, W.A1, W.A6, W.A7
 
 
 class Sbi(saved.Restorable):
-    """The SBI of one hart; ``output`` takes console bytes, ``read_byte`` gives one or None.
+    """What ``hart`` is answered; ``output`` takes console bytes, ``read_byte`` gives one or None.
 
     Without a ``clock`` no timer is offered. ``code_changed(pa, size)`` is told of RAM that
-    a call has written. ``hart_id``: the number in mhartid and in the device tree.
+    a call has written. ``harts``: all of the machine, by default ``hart`` alone.
     """
 
     def __init__(
@@ -82,18 +82,19 @@ class Sbi(saved.Restorable):
         read_byte: Callable[[], int | None] = lambda: None,
         clock: Clock | None = None,
         code_changed: Callable[[int, int], None] = lambda pa, size: None,
-        hart_id: int = 0,
+        harts: Sequence[Hart] = (),
     ) -> None:
         self._hart = hart
         self._words = w = hart.words
         self._timer = None if clock is None else Timer(hart, clock)
-        harts = Harts(hart, hart_id)
-        self._legacy = Legacy(hart, harts, self._timer, output, read_byte)
+        all_harts = harts or (hart,)
+        calls = Harts(hart, all_harts)
+        self._legacy = Legacy(hart, calls, self._timer, output, read_byte)
         self.extensions: dict[int, Extension] = {
             EXT_BASE: self._base(),
-            EXT_IPI: harts.ipi_extension(),
-            EXT_RFENCE: harts.rfence_extension(),
-            EXT_HSM: Hsm(hart, hart_id).extension(),
+            EXT_IPI: calls.ipi_extension(),
+            EXT_RFENCE: calls.rfence_extension(),
+            EXT_HSM: Hsm(hart, all_harts).extension(),
             EXT_SRST: reset.extension(w),
             EXT_DBCN: Console(w, ram, output, read_byte, code_changed).extension(),
         }

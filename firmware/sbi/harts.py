@@ -1,11 +1,11 @@
 """What one hart asks of others (SBI 2.0): IPI (chapter 7) and RFENCE (chapter 8).
 
-There is one hart. Every list that names it names the caller, and nobody else exists.
+A list that names a hart which the machine does not have is refused as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from emu.hart import Hart
 from emu.spec import words as W
@@ -22,14 +22,14 @@ _ALL = (1 << 64) - 1
 
 
 class Harts:
-    """The calls on a list of harts, with ``hart_id`` the only one that is valid.
+    """The calls of ``hart`` on a list of the machine's ``harts``.
 
     Each takes ``hart_mask`` and ``hart_mask_base`` (section 3.1) and returns an error code.
     """
 
-    def __init__(self, hart: Hart, hart_id: int) -> None:
+    def __init__(self, hart: Hart, harts: Sequence[Hart]) -> None:
         self._hart = hart
-        self._hart_id = hart_id
+        self._harts = {each.hartid: each for each in harts}
 
     def ipi_extension(self) -> Extension:
         w = self._hart.words
@@ -51,17 +51,17 @@ class Harts:
 
     def send_ipi(self, mask: int, base: int) -> int:
         """A supervisor software interrupt."""
-        return self._on_each(mask, base, lambda: self._hart.set_pending(IRQ_SSI, True))
+        return self._on_each(mask, base, lambda hart: hart.set_pending(IRQ_SSI, True))
 
     def fence_i(self, mask: int, base: int) -> int:
-        """`fence.i`: on this hart, what was stored is what is fetched from then on.
+        """`fence.i`: on each, what was stored is what is fetched from then on.
 
         The hart's own stores drop the code that was translated from what they overwrite,
         and who else writes RAM tells so, so that there should be nothing left to do. But
         a kernel that has one hart has no reason to come here often: all translated code
         goes, and that alias that someone forgot with it.
         """
-        return self._on_each(mask, base, self._hart.access.flush_code)
+        return self._on_each(mask, base, lambda hart: hart.access.flush_code())
 
     def sfence_vma(self, mask: int, base: int, start: int, size: int) -> int:
         """`sfence.vma` of [start, start + size) (VA, bytes), in whatever address space.
@@ -70,15 +70,16 @@ class Harts:
         """
         if size != _ALL and start + size > 1 << 64:
             return ERR_INVALID_ADDRESS
-        return self._on_each(mask, base, self._hart.access.flush_tlb)
+        return self._on_each(mask, base, lambda hart: hart.access.flush_tlb())
 
-    def _on_each(self, mask: int, base: int, action: Callable[[], None]) -> int:
+    def _on_each(self, mask: int, base: int, action: Callable[[Hart], None]) -> int:
         """``action`` on each hart of the list; nothing is done if one of them is not valid."""
-        if base != _ALL:
-            if not mask:
-                return SUCCESS
-            place = self._hart_id - base
-            if not 0 <= place < 64 or mask != 1 << place:
-                return ERR_INVALID_PARAM
-        action()
+        if base == _ALL:
+            named = list(self._harts)
+        else:
+            named = [base + place for place in range(64) if mask >> place & 1]
+        if not self._harts.keys() >= set(named):
+            return ERR_INVALID_PARAM
+        for hartid in named:
+            action(self._harts[hartid])
         return SUCCESS

@@ -1,6 +1,8 @@
-"""Hart state management (SBI 2.0, chapter 9), of the one hart that runs."""
+"""Hart state management (SBI 2.0, chapter 9), of harts that all run."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from emu.hart import Hart
 from emu.spec import words as W
@@ -19,18 +21,18 @@ _RETENTIVE, _NON_RETENTIVE = 0, 0x8000_0000  # the default suspend types (table 
 
 
 class Hsm:
-    """The hart's states: it is started, or waits inside a call, or has ended the run."""
+    """What ``hart`` asks of the machine's ``harts``: each has started, or waits inside a call."""
 
-    def __init__(self, hart: Hart, hart_id: int) -> None:
+    def __init__(self, hart: Hart, harts: Sequence[Hart]) -> None:
         self._hart = hart
-        self._hart_id = hart_id
+        self._hartids = frozenset(each.hartid for each in harts)
 
     def extension(self) -> Extension:
         return {0: self._start, 1: self._stop, 2: self._get_status, 3: self._suspend}
 
     def _start(self) -> tuple[int, int]:
         w = self._hart.words
-        if w[W.A0] != self._hart_id:
+        if w[W.A0] not in self._hartids:
             return ERR_INVALID_PARAM, 0
         if not self._can_enter(w[W.A1]):
             return ERR_INVALID_ADDRESS, 0
@@ -41,7 +43,7 @@ class Hsm:
         return Stop(StopReason.EXIT, detail="SBI hart stop: the only hart has stopped")
 
     def _get_status(self) -> tuple[int, int]:
-        if self._hart.words[W.A0] != self._hart_id:
+        if self._hart.words[W.A0] not in self._hartids:
             return ERR_INVALID_PARAM, 0
         return SUCCESS, _STARTED
 
@@ -62,7 +64,7 @@ class Hsm:
             return ERR_INVALID_ADDRESS, 0
         else:
             w[W.PC], w[W.PRIV] = resume, Priv.S.value
-            w[W.A0], w[W.A1] = self._hart_id, opaque
+            w[W.A0], w[W.A1] = self._hart.hartid, opaque
             w[W.MSTATUS] &= ~MSTATUS_SIE
             self._hart.set_satp(0)
         if self._hart.pending & w[W.MIE]:

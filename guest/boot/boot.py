@@ -1,4 +1,4 @@
-"""`pagewalk boot`: firmware, boot loaders and kernels on the whole board.
+"""Firmware, boot loaders, kernels and bare guests on the board.
 
 What the user named is loaded and checked, placed in RAM with its device tree, and the hart
 put where it begins: in S-mode under the SBI that Python answers, or in the reset code that
@@ -7,7 +7,6 @@ goes to real firmware, or to a kernel that wants M-mode for itself.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,8 +27,12 @@ from firmware.enter import enter_supervisor
 from firmware.fw_dynamic import fw_dynamic_info
 from firmware.images import reset_code
 from firmware.sbi import Sbi
+from guest.boot.find import Found
+from guest.boot.machines import BARE, FIRMWARE
 from guest.boot.outcome import UsageError
+from guest.boot.system_map import read_system_map
 from guest.image import kernel_image, user_file
+from guest.image.elf import Elf
 from guest.image.kernel_image import KernelImage
 from guest.image.placement import DTB_SIZE_MAX, KERNEL_OFFSET, Initrd, Placement, place
 
@@ -38,8 +41,6 @@ if TYPE_CHECKING:  # imported by those who load or save a snapshot
 
 BIOS_PYTHON, BIOS_NONE = "python", "none"
 _RNG_SEED_SIZE = 32  # bytes, as QEMU gives them
-# A System.map of Debian's has 6 MiB and 170,000 lines; each line costs some 200 bytes here.
-_SYSTEM_MAP_SIZE_MAX, _SYMBOLS_MAX, _NAME_SIZE_MAX = 64 << 20, 1 << 20, 4096
 
 
 class Disk(NamedTuple):
@@ -50,7 +51,7 @@ class Disk(NamedTuple):
     slot: int | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class BootOptions:
     """What to boot. ``ram_size`` in bytes.
 
@@ -77,6 +78,30 @@ class BootOptions:
     symbols: Path | None = None
 
 
+def options_of(
+    found: Found,
+    elf: Elf,
+    machine: str,
+    ram_size: int,
+    hart: HartOptions,
+    output: Callable[[bytes], None] = lambda data: None,
+) -> BootOptions:
+    """How ``elf``, the file that was ``found``, is booted on a BARE or FIRMWARE machine.
+
+    Raises UsageError for a kernel module, which has its own machine.
+    """
+    if elf.is_module:
+        raise UsageError(f"{found.name}: is a kernel module, and a {machine} machine has no kernel")
+    return BootOptions(
+        kernel=found.path,
+        kernel_data=found.compiled,
+        bios=BIOS_PYTHON if machine == FIRMWARE else BIOS_NONE,
+        ram_size=ram_size,
+        hart=hart,
+        output=output,
+    )
+
+
 @dataclass
 class Booted:
     """A board at its reset, with everything in place."""
@@ -87,6 +112,11 @@ class Booted:
     sbi: Sbi | None = None
     dtb: bytes = field(default=b"", repr=False)
     options: BootOptions = field(default_factory=BootOptions, repr=False)
+
+    @property
+    def machine(self) -> str:
+        """Who holds which level, see `guest.boot.machines`."""
+        return BARE if self.sbi is None else FIRMWARE
 
     def reset(self) -> None:
         """As the reset button does: `VirtBoard.reset`, and the images in RAM anew.
@@ -171,13 +201,33 @@ def prepare(options: BootOptions) -> Booted:
         symbols = _symbols(options)
         for image, entry in ((images.kernel, placed.kernel_entry), (images.firmware, placed.entry)):
             if image is not None and image.elf is not None and entry is not None:
-                # A position-independent one stands elsewhere than it says.
-                bias = entry - image.entry - (image.start or 0) if image.is_movable else 0
-                symbols.add_source(_names_of(image), bias)
+                symbols.add_source(_names_of(image), _bias(image, entry))
+        if options.bios == BIOS_NONE and images.kernel is not None:
+            _connect_htif(board, images.kernel, placed.entry)
         return Booted(board, placed, symbols, sbi, dtb, options)
     except BaseException:
         board.close()
         raise
+
+
+def _bias(image: KernelImage, entry: int) -> int:
+    """How far from where it says an image with its entry at ``entry`` (PA) stands."""
+    return entry - image.entry - (image.start or 0) if image.is_movable else 0
+
+
+def _connect_htif(board: VirtBoard, kernel: KernelImage, entry: int) -> None:
+    """HTIF's words are symbols of a bare test program that ends by them."""
+    if kernel.elf is None:
+        return
+    bias = _bias(kernel, entry)
+    places = {}
+    for va, _, name in kernel.elf.names:
+        if name in ("tohost", "fromhost"):
+            pa = kernel.elf.physical(va)
+            places[name] = None if pa is None else pa + bias
+    tohost = places.get("tohost")
+    if tohost is not None:
+        board.set_htif(tohost, places.get("fromhost"))
 
 
 def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Placement, bytes]:
@@ -194,7 +244,11 @@ def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Pla
             except devicetree.DeviceTreeError as e:
                 raise UsageError(f"{options.dtb}: {e}") from None
         bootargs = options.append or ""
-        return devicetree.build(ram.base, ram.size, bootargs, where, seed, m_mode=in_m_mode)
+        return devicetree.build(
+            *(ram.base, ram.size, bootargs, where, seed),
+            m_mode=in_m_mode,
+            hart_count=len(board.harts),
+        )
 
     offset = 0 if options.bios == BIOS_NONE else KERNEL_OFFSET
     placed = place(ram, images.kernel, images.firmware, images.initrd, tree, offset)
@@ -202,7 +256,7 @@ def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Pla
         # Under real firmware it could not even be loaded.
         raise UsageError(
             f"{images.kernel.path}: begins at {ram.base:#x}, where firmware is: a kernel that "
-            "begins in M-mode wants --bios none"
+            "begins in M-mode wants --bios none (of run: --machine bare)"
         )
     if in_m_mode:
         info = fw_dynamic_info(placed.kernel_entry or 0)
@@ -248,9 +302,8 @@ def _board(options: BootOptions, ram_size: int, deterministic: bool) -> VirtBoar
 
 
 def _hold_m(board: VirtBoard, options: BootOptions) -> Sbi:
-    hart = board.hart
-    typed = _typed(board)
-    sbi = Sbi(hart, board.ram, options.output, typed, board.clock, hart.code_changed)
+    hart, typed = board.hart, _typed(board)
+    sbi = Sbi(hart, board.ram, options.output, typed, board.clock, board.code_changed, board.harts)
     hart.handlers[Priv.M.value] = sbi.handle
     return sbi
 
@@ -277,31 +330,3 @@ def _typed(board: VirtBoard) -> Callable[[], int | None]:
             return uart.read(0, 1) if uart.read(5, 1) & 1 else None
 
     return read_byte
-
-
-def read_system_map(path: Path, kinds: str = "tTwW") -> list[tuple[int, int, str]]:
-    """The symbols of a System.map, `nm` output or /proc/kallsyms: ``(va, 0, name)``.
-
-    ``kinds``: the letters of nm(1) that are taken, by default those of text.
-    Raises UsageError for a file that is none of these, UserFileError for one that cannot be
-    read.
-    """
-    found = []
-    for number, line in enumerate(io.BytesIO(user_file.read(path, _SYSTEM_MAP_SIZE_MAX)), 1):
-        if number > _SYMBOLS_MAX:
-            raise UsageError(f"{path}: more than {_SYMBOLS_MAX} lines of symbols")
-        words = line.split(maxsplit=3)
-        if not words:
-            continue
-        try:
-            va, kind, name = int(words[0], 16), words[1].decode(), words[2].decode()
-            if not 0 <= va < 1 << 64 or len(name) > _NAME_SIZE_MAX:
-                raise ValueError
-        except (ValueError, IndexError):
-            text = line[:60].decode(errors="replace")
-            raise UsageError(
-                f"{path}:{number}: not a line of symbols (address, type, name): {text!r}"
-            ) from None
-        if kind in kinds:
-            found.append((va, 0, name))
-    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 import time
 from collections.abc import Callable
 
-from guest.boot import interrupt
+from guest import ending
+
+_KEPT_SIZE = 16 << 20  # bytes of the console's text in --json
 
 
 def open_missing() -> None:
@@ -39,18 +40,9 @@ def read_input(size: int) -> bytes:
     try:
         if not size:
             return b""
-        interrupt.wait([0])
+        ending.wait([0])
         return os.read(0, size)
     except OSError:
-        return b""
-
-
-def poll_input() -> bytes:
-    """What standard input has now, b"" when nothing, or when there is none."""
-    try:
-        ready, _, _ = select.select([0], [], [], 0)
-        return os.read(0, 4096) if ready else b""
-    except (OSError, ValueError):
         return b""
 
 
@@ -65,3 +57,21 @@ class KernelLog:
     def __call__(self, line: str) -> None:
         self.lines.append(line)
         self._emit(f"[{time.monotonic() - self._start:12.6f}] {line}")
+
+
+class Kept:
+    """The console's last bytes, of a guest that may print without end.
+
+    ``lost``: how many bytes have gone before ``data``.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.lost = 0
+
+    def write(self, data: bytes) -> None:
+        """The guest prints ``data``."""
+        self.data += data
+        if len(self.data) > 2 * _KEPT_SIZE:  # not each time: it moves what stays
+            self.lost += len(self.data) - _KEPT_SIZE
+            del self.data[:-_KEPT_SIZE]

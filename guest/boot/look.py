@@ -18,8 +18,8 @@ from emu.spec.paging import PAGE_SIZE, PagingMode, describe_pte, satp_root
 from emu.spec.tables import Range, ranges, size_text
 from emu.spec.walk import Access, Translation, WalkConfig, walk
 from guest.boot import linux_layout
-from guest.boot.boot import read_system_map
 from guest.boot.outcome import UsageError
+from guest.boot.system_map import read_system_map
 from mm.what import MAPPINGS_SHOWN, What
 
 # Lets the walk see every page, whosever it is.

@@ -4,88 +4,119 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emu.board.machine import Machine
+from emu.debug.symbols import Symbols
 from emu.spec import words as W
 from emu.spec.csr import IRQ_MEI, IRQ_SEI, PRIV_NAMES
 from emu.stop import Stop, StopReason
 from guest.boot import terminal
 from guest.boot.boot import Booted
-from guest.boot.outcome import UsageError
+from guest.boot.outcome import ESCAPE, Outcome, UsageError, describe
+from guest.ending import Ending
 
 if TYPE_CHECKING:  # imported by those who ask for gdb; snapshots and cores likewise
     from emu.debug.gdb.server import GdbServer
 
 _ASK_AGAIN = 0.001  # seconds
 _SAY_AGAIN = 1.0  # seconds
-# Signals that end the machine in good order: the terminal is to be as it was.
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXTERNAL = 1 << IRQ_MEI | 1 << IRQ_SEI  # bits of mie
-ESCAPE, TIMEOUT = "Ctrl-A x", "timeout"
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a board is run.
+
+    ``timeout``: seconds, None for no limit. ``reboot``: a guest that asks for a reset gets it;
+    else that ends the run. ``gdb_port``: wait there for gdb, 0 for any port. ``save``: where
+    Ctrl-A s puts a snapshot, and the end one of a machine that was stopped; ``core``: where the
+    end puts an ELF core. ``with_input``: standard input is the serial line; ``raw``: if that is
+    a terminal, every key goes to the guest, and Ctrl-A's commands are ours.
+    """
+
+    timeout: float | None = None
+    reboot: bool = True
+    gdb_port: int | None = None
+    save: Path | None = None
+    core: Path | None = None
+    with_input: bool = True
+    raw: bool = True
 
 
 class Session:
-    """Runs ``booted``; ``save_path``: where Ctrl-A s and `save` put a snapshot.
-
-    ``output``: where the console's bytes go, if somebody must read them. ``reboot``: a guest
-    that asks for a reset gets it; else that ends the run. ``ended_by``: what from outside
-    ended the run: ESCAPE, TIMEOUT, or the name of a signal.
-    """
+    """Runs ``booted``; ``output``: where the console's bytes go, if somebody must read them."""
 
     def __init__(
-        self,
-        booted: Booted,
-        save_path: Path | None,
-        gdb_port: int | None,
-        output: terminal.Output | None = None,
-        reboot: bool = True,
+        self, booted: Booted, options: SessionOptions, output: terminal.Output | None = None
     ) -> None:
         self._booted = booted
         self._board = booted.board
-        self._save_path = save_path
-        self._gdb_port = gdb_port
+        self._options = options
         self._output = output
-        self._reboot = reboot
         self._say_from = 0.0  # time.monotonic
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._runs = False  # in `_run`
         self._server: GdbServer | None = None
-        self.ended_by: str | None = None
+        self._ending = Ending(self._board.stop, options.timeout)
+        self._ending.when_ended.append(self._give_up)
 
-    def run(self, with_input: bool) -> Stop:
-        """Run to the end; ``with_input``: standard input is the serial line."""
+    def run(
+        self,
+        program: str | None,
+        attach: Callable[[Machine, Symbols], None] = lambda machine, symbols: None,
+    ) -> Outcome:
+        """Run to the end, and leave the files that were asked for.
+
+        ``program``: what the outcome calls the guest; ``attach`` is called before the first
+        instruction. Raises UsageError, and what a device or a handler raised.
+        """
+        attach(self._board, self._booted.symbols)
+        stop = self._run_to_its_end()
+        booted, options = self._booted, self._options
+        outcome = describe(
+            program, booted.machine, self._board.hart, stop, booted.symbols, self._ending
+        )
+        outcome.notes += filter(None, [booted.virtio_note()])
+        if options.save is not None and stop.reason in (StopReason.INTERRUPTED, StopReason.WFI):
+            self.save()
+        if options.core is not None:
+            self._write_core(options.core)
+        return outcome
+
+    def _run_to_its_end(self) -> Stop:
         output = self._output.in_main_thread() if self._output else contextlib.nullcontext()
-        with output, _on_signals(self.end), self._input(with_input):
-            if self._gdb_port is not None:
-                return self._serve_gdb(self._gdb_port)
+        with output, self._ending, self._input():
+            if self._options.gdb_port is not None:
+                return self._serve_gdb(self._options.gdb_port)
             while True:
                 stop = self._run()
                 # A stop may come when what it was for has been done already.
-                if stop.reason is not StopReason.INTERRUPTED or self.ended_by:
+                if stop.reason is not StopReason.INTERRUPTED or self._ending.by:
                     return stop
 
     def end(self, why: str) -> None:
         """From another thread: end the run, also one that begins later."""
-        if self.ended_by is None:
-            self.ended_by = why
+        self._ending.end(why)
+
+    def _give_up(self) -> None:
+        """The run is to end: whoever waits for somebody else waits no longer."""
         if self._output is not None:
             self._output.give_up()
         if self._server is not None:
             self._server.stop()
-        self._ask("end")
 
     def _ask(self, command: str) -> None:
         """From another thread: have ``command`` obeyed while the hart stands."""
         self._commands.put(command)
         # `Hart.stop` before a run, or between two, has no effect.
         while self._runs and not self._commands.empty():
-            self._board.hart.stop()
+            self._board.stop()
             time.sleep(_ASK_AGAIN)
 
     def _run(self, count: int = 0) -> Stop:
@@ -94,7 +125,7 @@ class Session:
         try:
             while self._obey():
                 stop = self._board.run(count)
-                if stop.reason is StopReason.RESET and self._reboot:
+                if stop.reason is StopReason.RESET and self._options.reboot:
                     self._begin_anew(stop.detail)
                     continue
                 if self._commands.empty() or stop.reason is not StopReason.INTERRUPTED:
@@ -111,8 +142,8 @@ class Session:
         self._booted.reset()
 
     @contextlib.contextmanager
-    def _input(self, with_input: bool) -> Iterator[None]:
-        if not with_input or terminal.is_in_background(0):
+    def _input(self) -> Iterator[None]:
+        if not self._options.with_input or terminal.is_in_background(0):
             yield
             return
         board, hart = self._board, self._board.hart
@@ -138,7 +169,8 @@ class Session:
             wakes = board.uart.is_heard and hart.words[W.MIE] & _EXTERNAL
             return board.clock.idle(wake, board.has_input and bool(wakes))
 
-        with terminal.raw(0) as is_terminal:
+        raw = terminal.raw(0) if self._options.raw else contextlib.nullcontext(False)
+        with raw as is_terminal:
             if is_terminal:
                 terminal.say("Ctrl-A x ends the machine, Ctrl-A h helps")
                 typing = terminal.Typing(0, receive, ended, terminal.Escapes(self._command))
@@ -171,10 +203,10 @@ class Session:
                 terminal.say(f"{where} in {PRIV_NAMES[hart.priv]}-mode, satp={hart.satp:#x}")
             elif letter == "s":
                 self._save_now()
-        return self.ended_by is None
+        return self._ending.by is None
 
     def _save_now(self) -> None:
-        if self._save_path is None:
+        if self._options.save is None:
             terminal.say("no snapshot without --save FILE")
             return
         try:
@@ -186,14 +218,14 @@ class Session:
         """Write the snapshot. Raises UsageError."""
         from emu.debug.snapshot import snapshot
 
-        assert self._save_path is not None
+        assert self._options.save is not None
         try:
-            snapshot.save(self._board, self._save_path, parts=self._booted.parts())
+            snapshot.save(self._board, self._options.save, parts=self._booted.parts())
         except snapshot.SnapshotError as e:
             raise UsageError(str(e)) from None
-        terminal.say(f"saved to {self._save_path}")
+        terminal.say(f"saved to {self._options.save}")
 
-    def write_core(self, path: Path) -> None:
+    def _write_core(self, path: Path) -> None:
         """Write an ELF core. Raises UsageError."""
         from emu.debug import core
 
@@ -211,43 +243,6 @@ class Session:
             )
         except OSError as e:
             raise UsageError(f"--gdb {port}: {e.strerror or e}") from None
-        if self.ended_by:  # before there was a server to tell
+        if self._ending.by:  # before there was a server to tell
             self._server.stop()
         return self._server.serve()
-
-
-@contextlib.contextmanager
-def _on_signals(tell: Callable[[str], None]) -> Iterator[None]:
-    """Give each of _ENDING that comes to ``tell``, by its name, in a thread.
-
-    Python calls handlers between its own instructions, and a run of the hart has none. So a
-    thread sleeps on the descriptor that the interpreter's C handler writes to. Does nothing
-    outside of the main thread, where signals cannot be handled.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-
-    def wait() -> None:
-        while data := ours.recv(16):
-            for number in _ENDING:
-                if number in data:
-                    tell(number.name)
-
-    thread = threading.Thread(target=wait, name="signals", daemon=True)
-    # What is ignored stays so: nohup, and a shell's background jobs, want it.
-    caught = [n for n in _ENDING if signal.getsignal(n) not in (signal.SIG_IGN, None)]
-    old_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    old_handlers = {n: signal.signal(n, lambda _number, _frame: None) for n in caught}
-    thread.start()
-    try:
-        yield
-    finally:
-        for number, handler in old_handlers.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(old_fd)
-        theirs.close()
-        thread.join()
-        ours.close()

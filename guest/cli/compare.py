@@ -13,9 +13,7 @@ from pathlib import Path
 
 import click
 
-from emu.spec.paging import MODES
 from guest.boot.outcome import UsageError
-from guest.boot.runner import Options
 from guest.cli.kit import SizeParameter, json_option, print_json, refuse_idle
 from guest.image.shipped import shipped
 from mm.alloc_trace import GENERATED, Op, dump, parse
@@ -44,13 +42,14 @@ def load_trace(name: str) -> list[Op]:
 
 def record(program: str, arguments: Sequence[str], ram_size: int) -> list[Op]:
     """The kmallocs and kfrees of a kernel module's run. Raises UsageError."""
-    from guest.boot import runner
+    from guest.boot import kernel_machine, machines
+    from guest.boot.find import RUN, find
 
-    options = Options(MODES["sv39"], ram_size, config={"slub_debug": "F"}, output=lambda data: None)
-    elf = runner.find(program, None)
+    options = kernel_machine.KernelOptions(ram_size, config=(("slub_debug", "F"),))
+    elf = machines.load(find(program, RUN))
     if not elf.is_module:
         raise UsageError(f"{program}: no kernel module; programs do not call kmalloc")
-    system = runner.boot_system(options)
+    system = kernel_machine.boot(options)
     kernel = system.kernel
     ops: list[Op] = []
     names: dict[int, str] = {}

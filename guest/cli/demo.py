@@ -10,8 +10,12 @@ from emu.debug.explain import describe_walk
 from emu.spec.paging import satp_root
 from emu.spec.tables import size_text
 from emu.spec.walk import Access, Translation, WalkConfig, walk
-from emu.stop import StopReason
-from guest.boot.runner import Options, boot_system, find, parse_append
+from emu.stop import Stop, StopReason
+from guest.boot import kernel_machine, machines
+from guest.boot.find import RUN, find
+from guest.boot.kernel_machine import Attach, KernelOptions, Streams
+from guest.boot.machines import KERNEL
+from guest.boot.outcome import Outcome, place
 from guest.kernel.system import System
 from mm.errors import CheckError
 
@@ -19,23 +23,25 @@ from mm.errors import CheckError
 _MODULE, _PROGRAM = "guest:page_struct", "guest:hello"
 
 
-def tell(options: Options, say: Callable[[str], None]) -> tuple[int, System]:
-    """Boot, run the module and the program, walk one address, check. (status, system)."""
-    parse_append(options)  # what is wrong with it is told before the story begins
+def tell(
+    options: KernelOptions, streams: Streams, attach: Attach, say: Callable[[str], None]
+) -> tuple[Outcome, System]:
+    """Boot, run the module and the program, walk one address, check; and the System then."""
+    options.command_line()  # what is wrong with it is told before the story begins
     say(f"RV64GC hart in reset at {board.ROM.base:#x}, {size_text(options.ram_size)} of RAM at "
         f"{board.DRAM_BASE:#x}, {options.paging.name}")  # fmt: skip
-    system = boot_system(options)
+    system = kernel_machine.boot(options, streams, attach)
     kernel = system.kernel
     _tell_boot(system, say)
     failed = 0
-    module, stop = system.load_module(find(_MODULE, None))
+    module, stop = system.load_module(machines.load(find(_MODULE, RUN)))
     say(f"{module.name}: init returned {stop.value}")
     if stop.reason is not StopReason.EXIT or stop.value != 0:
         failed += 1
     else:
         system.unload_module(module)
 
-    process = system.load_program(find(_PROGRAM, None))
+    process = system.load_program(machines.load(find(_PROGRAM, RUN)))
     say(f"{process.name}: U-mode at {process.entry:#x}, ASID {process.mm.asid}, "
         f"satp {kernel.satp(process.mm):#018x}")  # fmt: skip
     stop = system.run_program()
@@ -55,7 +61,9 @@ def tell(options: Options, say: Callable[[str], None]) -> tuple[int, System]:
     except CheckError as e:
         say(f"mm.check: {e}")
         failed += 1
-    return (1 if failed else 0), system
+    status = 1 if failed else 0
+    stop = Stop(StopReason.EXIT, status)
+    return Outcome(None, KERNEL, stop, status, place(system.hart, None)), system
 
 
 def _tell_boot(system: System, say: Callable[[str], None]) -> None:

@@ -10,9 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from emu.board.memory_map import RAM_SIZE_DEFAULT
 from emu.board.ram_size import parse_ram_size
-from emu.spec.paging import MODES
 from guest.boot.outcome import UsageError
 
 
@@ -62,21 +60,6 @@ class SecondsParameter(click.ParamType[float]):
         return seconds
 
 
-paging_option = click.option(
-    "--paging",
-    type=click.Choice(list(MODES)),
-    default="sv39",
-    show_default=True,
-    help="Translation scheme of the kernel machine.",
-)
-ram_option = click.option(
-    "--ram",
-    "ram_size",
-    type=SizeParameter(),
-    default=RAM_SIZE_DEFAULT,
-    show_default="64M",
-    help="RAM: bytes, or with K, M, G or T. Sparse: what is not touched costs nothing.",
-)
 timeout_option = click.option(
     "--timeout",
     type=SecondsParameter(),

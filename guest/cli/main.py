@@ -20,15 +20,15 @@ from guest.image.elf import ElfError
 # Where each command is; the module's `register` adds it to the group.
 _MODULES = {
     "boot": "guest.cli.boot",
-    "check": "guest.cli.run",
+    "check": "guest.cli.check",
     "compare": "guest.cli.compare",
     "fetch": "guest.cli.fetch",
-    "list": "guest.cli.run",
+    "list": "guest.cli.list",
     "proc": "guest.cli.proc",
     "run": "guest.cli.run",
-    "tables": "guest.cli.look",
-    "walk": "guest.cli.look",
-    "what": "guest.cli.proc",
+    "tables": "guest.cli.tables",
+    "walk": "guest.cli.walk",
+    "what": "guest.cli.what",
 }
 
 # What is the user's to mend: one line, and status 2.

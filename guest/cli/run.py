@@ -1,64 +1,73 @@
-"""`pagewalk run`, `pagewalk check`, `pagewalk list`: guests on the machine that suits them."""
+"""`pagewalk run`: a guest on the machine that suits it; without one, the demo."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from emu.hart import HartOptions
-from emu.spec.csr import PRIV_NAMES
-from emu.spec.paging import MODES
-from guest.boot.console import KernelLog, poll_input, read_input, write_bytes
+from guest.boot import machines
+from guest.boot.console import Kept, KernelLog, read_input, write_bytes
+from guest.boot.find import RUN, Found, find
+from guest.boot.kernel_machine import Invocation, KernelOptions, Streams
+from guest.boot.machines import KERNEL, MACHINES
 from guest.boot.outcome import EXIT_BUG, Outcome, UsageError
-from guest.boot.runner import MACHINES, Options
-from guest.cli.hart_options import hart_options
-from guest.cli.kit import (
-    json_option,
-    paging_option,
-    print_json,
-    ram_option,
-    refuse_idle,
-    timeout_option,
-)
-from guest.cli.proc import (
-    append_option,
-    boot_config,
-    is_damaged,
-    keep_option,
-    show_then,
-    slab_option,
-    then_option,
-    views_of,
-)
+from guest.cli import kernel_guest, then
+from guest.cli.kernel_options import kernel_options
+from guest.cli.kit import json_option, print_json, refuse_idle, timeout_option
 from guest.cli.trace_options import TraceRequest, trace_options
-
-_machine = click.option(
-    "--machine",
-    type=click.Choice(MACHINES),
-    help="Who holds which level: bare (all the guest's), firmware (Python is the SBI), "
-    "kernel (Python is firmware and kernel). Default: by the program's addresses.",
-)
-
+from guest.image.elf import Elf
+from guest.kernel.system import System
 
 # Parameters that mean something to some guests alone.
 _OF_GUEST = ("keep", "environment", "timeout")
 _OF_KERNEL_MACHINE = ("paging", "slab", "append", "verbose", "then", "keep", "environment")
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What was asked for, beside the machine's options."""
+
+    machine: str | None
+    invocation: Invocation
+    trace: TraceRequest
+    verbose: bool
+    then: tuple[str, ...]
+    fail_on_bug: bool
+    as_json: bool
+    console: Kept
+    log: KernelLog
+
+    def streams(self, with_boot_log: bool) -> Streams:
+        return Streams(
+            output=self.console.write if self.as_json else write_bytes,
+            log=self.log,
+            boot_log=self.log if with_boot_log or self.verbose else lambda line: None,
+            warn=self._warn,
+            read_input=read_input,
+        )
+
+    def _warn(self, line: str) -> None:
+        if not self.as_json:
+            click.echo(f"pagewalk: {line}", err=True)
+
+
 @click.command()
 @click.argument("program", required=False)
 @click.argument("arguments", nargs=-1)
-@paging_option
-@ram_option
-@_machine
+@kernel_options
+@click.option(
+    "--machine",
+    type=click.Choice(MACHINES),
+    help="Who holds which level: bare (all the guest's), firmware (Python is the SBI), "
+    "kernel (Python is firmware and kernel). Default: by the program's addresses.",
+)
 @trace_options
 @click.option("--verbose", "-v", is_flag=True, help="Show the kernel's boot log too.")
-@then_option
-@keep_option
-@slab_option
-@append_option
+@then.then_option
+@then.keep_option
 @click.option(
     "--env",
     "environment",
@@ -72,33 +81,25 @@ _OF_KERNEL_MACHINE = ("paging", "slab", "append", "verbose", "then", "keep", "en
     help="Exit with 1 when the kernel reported a bug, or --then check failed. On by default.",
 )
 @timeout_option
-@hart_options
 @json_option
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     program: str | None,
     arguments: tuple[str, ...],
-    paging: str,
-    ram_size: int,
-    machine: str | None,
-    trace: TraceRequest,
-    verbose: bool,
-    then: tuple[str, ...],
+    kernel: KernelOptions,
     keep: bool,
-    slab: str,
-    append: str,
     environment: tuple[str, ...],
-    fail_on_bug: bool,
     timeout: float | None,
-    hart: HartOptions,
-    as_json: bool,
+    **rest: Any,
 ) -> None:
     """Run PROGRAM with ARGUMENTS; without one, the demo.
 
     PROGRAM is a static RV64 ELF, a kernel module, a C or assembly file (needs the extra
     `compile`), or the name of a guest that comes with pagewalk. Arguments that begin with
-    a dash go behind `--`; those of a module are its parameters, NAME=VALUE.
+    a dash go behind `--`; those of a module are its parameters, NAME=VALUE. An ELF linked
+    into RAM runs on the board of pagewalk boot: with --bios none, or under the SBI in Python.
 
     \b
     The exit status is the guest's: of exit(), the finisher, or HTIF (0 for pass, else the
@@ -107,75 +108,91 @@ def run(
     0 becomes 1 when the kernel reported a bug (BUG, WARNING, a bad free ...) or a check after
     --then found something: see --no-fail-on-bug.
     """
-    from guest.boot import runner
-
+    as_json = rest["as_json"]
+    log = KernelLog(lambda line: None if as_json else click.echo(line))
+    invocation = Invocation(arguments, environment, keep, timeout)
+    asked = _Run(invocation=invocation, console=Kept(), log=log, **rest)
     if as_json:
         refuse_idle(ctx, ["verbose"], "--json has the boot log")
-    if program is None:
-        refuse_idle(ctx, _OF_GUEST, "give a PROGRAM; without one there is the demo")
     for pair in environment:
         if not pair.partition("=")[1]:
             raise UsageError(f"--env {pair!r}: give NAME=VALUE")
-    console: list[bytes] = []
-    log = KernelLog(lambda line: None if as_json else click.echo(line))
-    output = console.append if as_json else write_bytes
-    options = Options(
-        MODES[paging],
-        ram_size,
-        machine,
-        hart,
-        output=output,
-        log=log,
-        trace=trace.attach,
-        read_input=read_input,
-        poll_input=poll_input,
-        config=boot_config(slab, views_of(then)),
-        append=append,
-        keep_module=keep,
-        environment=environment,
-        timeout=timeout,
-        warn=lambda line: None if as_json else click.echo(f"pagewalk: {line}", err=True),
-    )
-    if verbose or as_json or program is None:
-        options.boot_log = log
+    kernel = then.with_views(kernel, then.views_of(asked.then))
     if program is None:
-        if machine not in (None, "kernel"):
-            raise UsageError(f"the demo runs on the kernel machine, not on {machine}")
-        from guest.cli.demo import tell
-
-        with trace:
-            status, told = tell(options, log)
-        shown = show_then(told, then, as_json)
-        if not status and fail_on_bug and is_damaged(shown):
-            status = EXIT_BUG
-        if as_json:
-            text = b"".join(console).decode("utf-8", "replace")
-            story: dict[str, Any] = {"program": None, "machine": "kernel", "exit": status}
-            story |= {"console": text, "log": log.lines}
-            print_json(story | ({"then": shown} if then else {}))
-        ctx.exit(status)
-
-    elf = runner.find(program, machine)
-    kind = runner.machine_for(elf, machine)
-    if kind != "kernel":
-        refuse_idle(ctx, _OF_KERNEL_MACHINE, f"for the kernel machine; {program} runs on {kind}")
-    elif elf.is_module:
+        refuse_idle(ctx, _OF_GUEST, "give a PROGRAM; without one there is the demo")
+        ctx.exit(_demo(kernel, asked))
+    found = find(program, RUN, asked.machine)
+    elf = machines.load(found, asked.machine)
+    machine = machines.machine_for(elf, asked.machine)
+    if machine != KERNEL:
+        refuse_idle(ctx, _OF_KERNEL_MACHINE, f"for the kernel machine; {program} runs on {machine}")
+        ctx.exit(_on_board(found, elf, machine, kernel, asked))
+    if elf.is_module:
         refuse_idle(ctx, ["environment"], f"for programs; {program} is a kernel module")
     else:
         refuse_idle(ctx, ["keep"], f"for kernel modules; {program} is a program")
-    with trace:
-        outcome, left = runner.run(elf, arguments, options)
-    if not as_json:
-        _print_outcome(outcome)
-    shown = show_then(left, then, as_json)
-    if not outcome.status and fail_on_bug and (outcome.bugs or is_damaged(shown)):
+    ctx.exit(_on_kernel(found, elf, kernel, asked))
+
+
+def _demo(kernel: KernelOptions, asked: _Run) -> int:
+    if asked.machine not in (None, KERNEL):
+        raise UsageError(f"the demo runs on the kernel machine, not on {asked.machine}")
+    from guest.cli.demo import tell
+
+    with asked.trace:
+        outcome, system = tell(kernel, asked.streams(True), asked.trace.attach, asked.log)
+    return _report(outcome, system, asked)
+
+
+def _on_board(found: Found, elf: Elf, machine: str, kernel: KernelOptions, asked: _Run) -> int:
+    """`pagewalk boot`'s way; but a terminal stays as it is, Ctrl-C ends, and a reset too."""
+    from guest.boot import boot
+    from guest.boot.session import Session, SessionOptions
+    from guest.cli.board_output import Console
+
+    if asked.invocation.arguments:
+        words = " ".join(asked.invocation.arguments)
+        raise UsageError(f"a {machine} guest takes no arguments: {words}")
+    console = Console(asked.as_json)
+    options = boot.options_of(found, elf, machine, kernel.ram_size, kernel.hart, console.write)
+    with_input = not asked.as_json or not os.isatty(0)
+    session = SessionOptions(
+        asked.invocation.timeout, reboot=False, with_input=with_input, raw=False
+    )
+    booted = boot.prepare(options)
+    try:
+        with asked.trace:
+            outcome = Session(booted, session, console.output).run(found.name, asked.trace.attach)
+    finally:
+        booted.board.close()
+    console.show(outcome)
+    return outcome.status
+
+
+def _on_kernel(found: Found, elf: Elf, kernel: KernelOptions, asked: _Run) -> int:
+    from guest.boot import kernel_machine
+
+    with asked.trace:
+        outcome, system = kernel_machine.run(
+            elf, kernel, asked.invocation, asked.streams(asked.as_json), asked.trace.attach
+        )
+    outcome.program = found.name
+    return _report(outcome, system, asked)
+
+
+def _report(outcome: Outcome, system: System, asked: _Run) -> int:
+    """Say how it ended, and show what --then asks for; the exit status."""
+    if not asked.as_json:
+        kernel_guest.tell(outcome)
+    shown = then.show_then(system, asked.then, asked.as_json)
+    if not outcome.status and asked.fail_on_bug and (outcome.bugs or then.is_damaged(shown)):
         outcome.status = EXIT_BUG
-        if outcome.bugs and not as_json:
+        if outcome.bugs and not asked.as_json:
             click.echo(f"pagewalk: {_bugs(outcome.bugs)} (--no-fail-on-bug: exit 0)", err=True)
-    if as_json:
-        ending = _outcome_json(outcome, b"".join(console), log.lines)
-        print_json(ending | ({"then": shown} if then else {}))
-    ctx.exit(outcome.status)
+    if asked.as_json:
+        console = asked.console
+        print_json(outcome.as_json(console.data, console.lost, asked.log.lines, shown))
+    return outcome.status
 
 
 def _bugs(bugs: list[str]) -> str:
@@ -183,142 +200,6 @@ def _bugs(bugs: list[str]) -> str:
     return f"a bug was reported: {bugs[0]}{more}"
 
 
-def _print_outcome(outcome: Outcome) -> None:
-    for note in outcome.notes:
-        click.echo(f"pagewalk: {note}", err=True)
-    if outcome.explanation:
-        click.echo(f"pagewalk: {outcome.explanation}", err=True)
-
-
-def _outcome_json(outcome: Outcome, console: bytes, log: list[str]) -> dict[str, Any]:
-    stop, trap = outcome.stop, outcome.stop.trap
-    fault = None
-    if trap is not None:
-        fault = {
-            "cause": trap.xcause,
-            "text": trap.text,
-            "epc": hex(trap.epc),
-            "tval": hex(trap.tval),
-            "from": PRIV_NAMES[trap.priv],
-            "to": PRIV_NAMES[trap.target],
-            "explanation": outcome.explanation.splitlines(),
-        }
-    return {
-        "program": outcome.program,
-        "machine": outcome.machine,
-        "exit": outcome.status,
-        "reason": stop.reason.value,
-        "detail": stop.detail,
-        "where": outcome.where,
-        "console": console.decode("utf-8", "replace"),
-        "log": log,
-        "fault": fault,
-        "notes": outcome.notes,
-        "missing_syscalls": outcome.missing_syscalls,
-        "bugs": outcome.bugs,
-    }
-
-
-@click.command()
-@click.argument("program", required=False)
-@click.argument("arguments", nargs=-1)
-@paging_option
-@ram_option
-@slab_option
-@append_option
-@hart_options
-@json_option
-@click.pass_context
-def check(
-    ctx: click.Context,
-    program: str | None,
-    arguments: tuple[str, ...],
-    paging: str,
-    ram_size: int,
-    slab: str,
-    append: str,
-    hart: HartOptions,
-    as_json: bool,
-) -> None:
-    """Boot, run PROGRAM if one is given, then check every structure in RAM.
-
-    Free lists against page flags, slabs, page tables, address spaces, W^X. The exit status
-    is 0 when all is sound; else 1, with the structure, its address and the rule it breaks.
-    """
-    import dataclasses
-
-    import mm
-    from guest.boot import runner
-    from mm.errors import CheckError
-
-    log = KernelLog(lambda line: None)
-    options = Options(
-        MODES[paging], ram_size, hart=hart, log=log, read_input=read_input, output=write_bytes,
-        config=boot_config(slab),
-        append=append,
-    )  # fmt: skip
-    if as_json:
-        options.output = lambda data: None
-    if program is None:
-        system = runner.boot_system(options)
-    else:
-        elf = runner.find(program, None)
-        if runner.machine_for(elf, None) != "kernel":
-            raise UsageError(f"{program}: not a guest of the kernel machine; nothing to check")
-        outcome, system = runner.run(elf, arguments, options)  # type: ignore[assignment]
-        if not as_json:
-            _print_outcome(outcome)
-    try:
-        report = mm.check(system.kernel)
-    except CheckError as e:
-        if as_json:
-            broken = {"structure": e.structure, "address": hex(e.address), "rule": e.rule}
-            print_json({"clean": False} | broken)
-        else:
-            click.echo(f"mm.check: {e}", err=True)
-        ctx.exit(1)
-    if as_json:
-        print_json({"clean": True, **dataclasses.asdict(report)})
-    else:
-        click.echo(f"mm.check: clean: {report}")
-
-
-@click.command("list")
-@json_option
-def list_guests(as_json: bool) -> None:
-    """List the guests that come with pagewalk, and what each shows."""
-    from guest import build
-    from guest.image.shipped import shipped
-
-    here = Path(build.__file__).parent
-    rows = []
-    for name, path in shipped().items():
-        folder = path.parent.name
-        places = (here / folder / name / "kernel.c", *sorted((here / folder).glob(f"{name}.*")))
-        source = next(s for s in places if s.is_file())
-        rows.append((name, folder, _first_comment(source)))
-    if as_json:
-        print_json([{"name": n, "kind": k, "description": d} for n, k, d in rows])
-        return
-    width = max(len(name) for name, _, _ in rows)
-    for name, kind, description in rows:
-        click.echo(f"{name:<{width}}  {kind:<10}  {description}")
-
-
-def _first_comment(source: Path) -> str:
-    """The comment at the top of a C or assembly file, as one line."""
-    text = source.read_text()
-    if text.startswith("/*"):
-        return " ".join(text[2 : text.index("*/")].replace("\n *", "\n").split())
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    return " ".join(lines)
-
-
 def register(main: click.Group) -> None:
-    """Add the three to the command line."""
-    for command in (run, check, list_guests):
-        main.add_command(command)
+    """Add the command to ``main``."""
+    main.add_command(run)

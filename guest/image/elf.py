@@ -169,6 +169,11 @@ class Elf:
         is_pa = any(s.pa <= self.entry < s.pa_end for s in loaded)
         return _even(self.entry if is_pa else loaded[0].pa, self.path)
 
+    def physical(self, va: int) -> int | None:
+        """The PA where what is linked at ``va`` is loaded, None where nothing is."""
+        found = (s for s in self.segments if s.va <= va < s.end)
+        return next((va - s.va + s.pa for s in found), None)
+
     def symbol(self, name: str) -> int | None:
         """The VA of a symbol, None when there is none of that name."""
         return next((va for va, _, found in self.symbols if found == name), None)

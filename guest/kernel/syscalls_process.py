@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from emu.stop import Stop, StopReason
-from guest.boot import interrupt
+from guest import ending
 from guest.kernel.descriptors import DESCRIPTORS_MAX
 from guest.kernel.linux_errno import EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH, ETIMEDOUT
 
@@ -162,7 +162,7 @@ def nanosleep(process: Process, request: int, *_: int) -> int:
     wanted = _read_timespec(process, request)
     if wanted is None:
         return -EINVAL
-    interrupt.sleep(wanted / _NS)
+    ending.sleep(wanted / _NS)
     return 0
 
 
@@ -170,7 +170,7 @@ def clock_nanosleep(process: Process, clock: int, flags: int, request: int, *_: 
     now, wanted = _now(process, clock), _read_timespec(process, request)
     if now is None or wanted is None or clock in _CPU_TIME:
         return -EINVAL
-    interrupt.sleep(max(0, wanted - now if flags & _TIMER_ABSTIME else wanted) / _NS)
+    ending.sleep(max(0, wanted - now if flags & _TIMER_ABSTIME else wanted) / _NS)
     return 0
 
 
@@ -193,5 +193,5 @@ def futex(process: Process, word: int, operation: int, value: int, timeout: int,
         return -EINVAL
     if command == _FUTEX_WAIT_BITSET:  # its time is absolute
         wanted -= time.time_ns() if operation & _FUTEX_CLOCK_REALTIME else process.now()
-    interrupt.sleep(max(0, wanted) / _NS)
+    ending.sleep(max(0, wanted) / _NS)
     return -ETIMEDOUT

@@ -20,7 +20,7 @@ class Bench:
         self.clock = HandClock()
         self.levels = {MSI: False, MTI: False}
         self.pending: list[tuple[int, bool]] = []
-        self.clint = Clint(0x200_0000, self.clock, self.drive)
+        self.clint = Clint(0x200_0000, self.clock, [self.drive])
 
     def drive(self, number: int, level: bool) -> None:
         """The wires: that one is driven to what it is already is no news."""
@@ -149,7 +149,7 @@ def test_with_the_real_clock() -> None:
     clock = RealClock()
     rung = threading.Event()
     clint = Clint(
-        0, clock, lambda number, level: rung.set() if (number, level) == (7, True) else None
+        0, clock, [lambda number, level: rung.set() if (number, level) == (7, True) else None]
     )
     try:
         with clock.lock:
@@ -182,7 +182,13 @@ def test_state_round_trip_in_the_middle() -> None:
     assert again.news() == [(MSI, True), (MTI, True)]
     again.write64(MTIMECMP, 600)
     assert again.news() == [(MTI, False)]
-    for wrong in ({"msip": 2}, {"mtimecmp": -1}, {"mtimecmp": 1 << 64}, {"mtip": "x"}):
+    for wrong in (
+        {"msip": [2]},
+        {"mtimecmp": [-1]},
+        {"mtimecmp": [1 << 64]},
+        {"mtip": ["x"]},
+        {"mtip": []},
+    ):
         with pytest.raises(ValueError, match="saved"):
             again.clint.restore(copy.clint.state() | wrong)
     with pytest.raises(KeyError):

@@ -97,12 +97,12 @@ class Board:
             self.happens = lambda: self.clock.set_now(
                 min(self.clock.ticks + rng.randrange(1 << rng.randrange(65)), (1 << 64) - 1)
             )
-            return Clint(0, self.clock, self.lines)
+            return Clint(0, self.clock, [self.lines])
         if kind == "rtc":
             self.happens = lambda: self.clock.set_now(self.clock.ticks + rng.randrange(1 << 40))
             return Rtc(0, self.clock, 1 << 60, self.lines.line)
         if kind == "plic":
-            plic = Plic(0, self.lines)
+            plic = Plic(0, [self.lines])
             self.happens = lambda: plic.set_line(rng.randrange(1, 96), rng.random() < 0.5)
             return plic
         if kind == "blk":
@@ -173,7 +173,7 @@ def test_clint_and_rtc_with_the_real_clock() -> None:
     rng = random.Random(8)
     clock = RealClock()
     lines = Lines()
-    devices = (Clint(0, clock, lines), Rtc(0, clock, 1 << 60, lines.line))
+    devices = (Clint(0, clock, [lines]), Rtc(0, clock, 1 << 60, lines.line))
     try:
         for _ in range(10_000):
             with clock.lock:

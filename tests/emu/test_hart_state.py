@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emu.board.machine import Machine
-from emu.debug import hart_state
 from emu.hart import Hart, HartError
+from emu.hart import state as hart_state
 from emu.spec import words
 from emu.stop import StopReason
 

@@ -101,7 +101,7 @@ class Board:
         """Without the time: a block of code before which the hart has stopped counts twice."""
         state = snapshot._state(self.machine, {})
         for name in ("mcycle", "minstret"):
-            del state["hart"][name]
+            del state["harts"][0][name]
         del state["clock"]
         ram = self.machine.ram
         digest = hashlib.sha256(ram.read(ram.base, ram.size)).hexdigest()

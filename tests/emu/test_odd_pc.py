@@ -9,10 +9,10 @@ from asm import Batch, Snippet
 from harness import CODE, DATA, RAM, Bench
 
 from emu.board.virt import VirtBoard
-from emu.debug import hart_state
 from emu.debug.gdb.target import Registers
 from emu.debug.snapshot import snapshot
 from emu.debug.snapshot.snapshot import SnapshotError
+from emu.hart import state as hart_state
 from emu.spec import words
 from emu.stop import StopReason
 

@@ -16,7 +16,7 @@ class Bench:
     def __init__(self) -> None:
         self.level = {MEI: False, SEI: False}
         self.changes: list[tuple[int, bool]] = []
-        self.plic = Plic(0xC00_0000, self.told)
+        self.plic = Plic(0xC00_0000, [self.told])
 
     def told(self, number: int, level: bool) -> None:
         if self.level[number] != level:

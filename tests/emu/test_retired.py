@@ -210,7 +210,7 @@ def test_code_that_changes() -> None:
 
 
 def test_a_snapshot_keeps_it() -> None:
-    from emu.debug import hart_state
+    from emu.hart import state as hart_state
 
     with closing(board()) as one, closing(board()) as two:
         run(one, STRAIGHT.code)

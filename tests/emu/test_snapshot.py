@@ -495,7 +495,7 @@ def refused(machine: Machine, path: Path, data: bytes) -> str:
 
 def image(machine: Machine) -> tuple[object, ...]:
     state = snapshot._state(machine, {})
-    del state["clock"], state["hart"]["mcycle"], state["hart"]["minstret"]
+    del state["clock"], state["harts"][0]["mcycle"], state["harts"][0]["minstret"]
     return repr(state), digest(machine.ram)
 
 
@@ -525,8 +525,8 @@ def test_what_is_no_snapshot(small: tuple[Machine, Path], tmp_path: Path) -> Non
     data = path.read_bytes()
     assert "not a snapshot" in refused(machine, path, b"\x7fELF" + bytes(100))
     assert "not a snapshot" in refused(machine, path, b"")
-    newer = data[:8] + struct.pack("<I", 3) + data[12:]
-    assert "version 3, not 2" in refused(machine, path, newer)
+    newer = data[:8] + struct.pack("<I", 4) + data[12:]
+    assert "version 4, not 3" in refused(machine, path, newer)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for bad in (tmp_path / "none", tmp_path, fifo, Path("/dev/null")):
@@ -562,7 +562,7 @@ def rewritten(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     "keys",
     [
         ("ram",), ("ram", "size"), ("levels",), ("rom",), ("clock",), ("clock", "now"),
-        ("hart",), ("hart", "satp"), ("hart", "x"), ("devices",), ("devices", 0),
+        ("harts",), ("harts", 0, "satp"), ("harts", 0, "x"), ("devices",), ("devices", 0),
         ("devices", 0, "name"), ("devices", 0, "base"), ("devices", 0, "state"),
         ("devices", 0, "state", "ier"), ("devices", 0, "state", "fifo"), ("parts",), ("data",),
     ],

@@ -180,7 +180,7 @@ def plain(state: dict[str, Any]) -> str:
     kept = copy.deepcopy(state)
     del kept["missing"]
     for name in WARL:
-        kept["hart"].pop(name, None)
+        kept["harts"][0].pop(name, None)
     now = kept["clock"]["now"]
     kept["devices"] = [device for device in kept["devices"] if device["state"]]
     for device in kept["devices"]:
@@ -190,7 +190,8 @@ def plain(state: dict[str, Any]) -> str:
         elif device["name"] == "virtio-blk":
             del fields["disk"]["path"]  # the file may have moved
         elif device["name"] == "clint":  # an alarm whose time has come rings at once
-            fields["mtip"] |= fields["mtimecmp"] <= now
+            [when] = fields["mtimecmp"]
+            fields["mtip"] = [fields["mtip"][0] or when <= now]
         elif device["name"] == "rtc" and fields["alarm_is_set"]:
             due = fields["alarm_ns"] <= (fields["epoch_ns"] + 100 * now) % (1 << 64)
             fields["alarm_is_set"], fields["pending"] = not due, fields["pending"] or due

@@ -9,8 +9,9 @@ from harness import Bench, let_all_memory_be_used
 from emu.board.clock import Clock
 from emu.board.machine import Machine
 from emu.board.sstc import Sstc
-from emu.debug.hart_state import load, save
+from emu.debug.snapshot import v2
 from emu.hart import Hart
+from emu.hart.state import load, save
 from emu.ram import Ram
 from emu.spec import words
 from emu.stop import StopReason
@@ -227,7 +228,9 @@ def test_it_is_kept_and_reset() -> None:
     # A snapshot of before there was Sstc, and when mip was one number.
     old = {k: v for k, v in kept.items() if k not in ("menvcfg", "senvcfg", "stimecmp")}
     del old["wires"], old["written"]
-    load(two.hart, old | {"pending": 0x222})
+    of_then = {"hart": old | {"pending": 0x222}, "devices": []}
+    v2.upgrade(of_then)
+    load(two.hart, of_then["harts"][0])
     assert (two.hart.pending, two.hart.read_csr(STIMECMP)) == (0x222, NEVER)
     assert (two.hart.interrupts.wires, two.hart.interrupts.written) == (0x200, 0x22)
     for machine in (one, two):

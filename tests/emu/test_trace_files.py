@@ -325,12 +325,12 @@ from harness import Bench, S_VECTOR
 from test_trace import delegate
 from emu.debug.trace import tracer as trace
 from emu.debug.trace.writers import open_writer
-from guest.boot.interrupt import stop_on_ctrl_c
+from guest.ending import Ending
 bench = Bench("auto")
 delegate(bench)
 forever = Batch()(".option norvc; 1: ecall; j 1b; .option rvc")
 bench.start(forever, priv=0)
-with trace.attach(bench.machine, "trap", open_writer({path!r})), stop_on_ctrl_c(bench.hart):
+with trace.attach(bench.machine, "trap", open_writer({path!r})), Ending(bench.hart.stop):
     print("runs", flush=True)
     stop = bench.machine.run()
 print(stop.reason.value, bench.reg("s3"), flush=True)

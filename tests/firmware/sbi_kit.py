@@ -47,8 +47,9 @@ class FakeClock(Clock):
 class Supervisor:
     """``call`` asks the SBI directly, ``run`` runs S-mode code over it."""
 
-    def __init__(self, bench: Bench, clock: Clock | None = None, **options: object) -> None:
+    def __init__(self, bench: Bench, clock: Clock | None = None, hartid: int = 0) -> None:
         self.bench = bench
+        bench.hart.hartid = hartid
         self.hart, self.ram, self.w = bench.hart, bench.ram, bench.w
         self.clock = clock or FakeClock()
         bench.hart.read_time = self.clock.now
@@ -61,7 +62,6 @@ class Supervisor:
             lambda: self.typed.pop(0) if self.typed else None,
             self.clock,
             lambda pa, size: self.changed.append((pa, size)),
-            **options,  # type: ignore[arg-type]
         )
         self.hart.handlers[3] = self.sbi.handle
         self.w[words.MEDELEG], self.w[words.MIDELEG] = 0xB109, 0x222  # as OpenSBI 1.x has it

@@ -70,7 +70,7 @@ def test_state(inside: Bench) -> None:
         0x303: 0x222,  # mideleg: SSI, STI, SEI
         0x304: 0, 0x344: 0,  # mie, mip
         0x306: 0xFFFF_FFFF, 0x106: 0xFFFF_FFFF,  # mcounteren, scounteren
-        0x105: CODE, 0x140: 0, 0x180: 0, 0x003: 0,  # stvec, sscratch, satp, fcsr
+        0x105: 0, 0x140: 0, 0x180: 0, 0x003: 0,  # stvec, sscratch, satp, fcsr
         0x3A0: 0x1F,  # pmpcfg0: RWX, NAPOT
         0x142: 0, 0x141: 0, 0x143: 0,  # scause, sepc, stval
     }  # fmt: skip
@@ -94,16 +94,23 @@ def test_what_a_kernel_finds(inside: Bench) -> None:
     assert inside.reg("s11") == 1
 
 
+ILLEGAL = batch("csrr a0, mstatus; nop; .balign 4")
+
+
 def test_a_kernel_that_traps_before_it_has_a_vector(inside: Bench) -> None:
-    """stvec is the entry point: what cannot be fetched there is not fetched for ever."""
+    """What cannot be fetched there is not fetched for ever; and it does not begin again."""
     boot(inside)
     inside.w[words.PC] = inside.w[words.STVEC] = HOLE
     stop = inside.machine.run()
     assert stop.reason is StopReason.FAULT and stop.trap is not None
     assert (stop.trap.cause, stop.trap.epc) == (1, HOLE)
+    boot(inside)
+    inside.load(ILLEGAL)
+    stop = inside.machine.run()
+    assert stop.reason is StopReason.FAULT and stop.trap is not None
+    assert (stop.trap.cause, stop.trap.epc) == (2, CODE)
 
 
-ILLEGAL = batch("csrr a0, mstatus; nop; .balign 4")
 FIVE = batch("li a7, 0x10; li a6, 0; ecall; wfi")
 
 

@@ -168,7 +168,7 @@ def test_the_timer_in_a_snapshot(s_mode: Supervisor) -> None:
     hart_id=st.sampled_from([0, 1, 63, 64]),
 )
 def test_hart_lists(inside: Bench, mask: int, base: int, hart_id: int) -> None:
-    s_mode = Supervisor(inside, hart_id=hart_id)
+    s_mode = Supervisor(inside, hartid=hart_id)
     inside.hart.set_pending(1, False)
     named = [base + i for i in range(64) if mask >> i & 1] if base != ALL else [hart_id]
     valid = all(n == hart_id for n in named)
@@ -227,7 +227,7 @@ def test_hart_get_status(s_mode: Supervisor) -> None:
 
 
 def test_hart_id_is_what_it_was_told(bench: Bench) -> None:
-    s_mode = Supervisor(bench, hart_id=5)
+    s_mode = Supervisor(bench, hartid=5)
     assert s_mode.call(HSM, 2, 5) == (0, 0)
     assert s_mode.call(HSM, 2, 0) == (INVALID_PARAM, 0)
     assert s_mode.call(IPI, 0, 1 << 5, 0) == (0, 0)

@@ -41,9 +41,8 @@ def kernel(machines: Callable[..., Kernel]) -> Kernel:
 
 
 @pytest.fixture
-def pagewalk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def pagewalk() -> Callable[..., Result]:
     """pagewalk("run", "hello") -> what the command line does, in this process."""
-    monkeypatch.setattr("guest.cli.run.poll_input", lambda: b"")
 
     def call(*arguments: object) -> Result:
         result = CliRunner().invoke(main, [str(a) for a in arguments])

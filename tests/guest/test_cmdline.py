@@ -7,8 +7,9 @@ import re
 import pytest
 
 import mm
-from emu.spec.paging import SV39
-from guest.boot.runner import Options, boot_system, find, run
+from guest.boot import kernel_machine, machines
+from guest.boot.find import RUN, find
+from guest.boot.kernel_machine import KernelOptions, Streams
 from guest.kernel import cmdline
 from guest.kernel.cmdline import CommandLineError
 from guest.kernel.system import System
@@ -18,7 +19,7 @@ RAM = 64 * MIB
 
 
 def boot(append: str) -> System:
-    system = boot_system(Options(SV39, RAM, append=append))
+    system = kernel_machine.boot(KernelOptions(RAM, append=append))
     mm.check(system.kernel)
     return system
 
@@ -106,8 +107,9 @@ def test_what_is_refused_names_the_parameter(append: str) -> None:
 
 def test_a_module_maps_a_frame_that_has_no_address() -> None:
     lines: list[str] = []
-    options = Options(SV39, RAM, append="highmem_start=32M", log=lines.append)
-    outcome, system = run(find("highmem", None), (), options)
+    options = KernelOptions(RAM, append="highmem_start=32M")
+    elf = machines.load(find("highmem", RUN))
+    outcome, system = kernel_machine.run(elf, options, streams=Streams(log=lines.append))
     assert outcome.status == 0
     assert isinstance(system, System)
     mm.check(system.kernel)

@@ -12,8 +12,8 @@ import elf_kit
 import pytest
 from click.testing import Result
 
-from guest.boot.boot import read_system_map
 from guest.boot.outcome import UsageError
+from guest.boot.system_map import read_system_map
 from guest.image import elf
 
 Cli = Callable[..., Result]

@@ -20,10 +20,9 @@ from progress import wait_until
 from emu.board.machine import Machine
 from emu.debug.gdb.server import GdbServer
 from emu.hart import HartOptions
-from emu.spec.paging import SV39
 from emu.stop import Stop, StopReason
 from guest import build
-from guest.boot.runner import Options, make_physical
+from guest.boot.boot import BootOptions, prepare
 from guest.image import elf as elf_file
 
 GDB = shutil.which("gdb-multiarch")
@@ -97,11 +96,13 @@ class Target:
     def __init__(self, kernel: Path, access: str) -> None:
         self.kernel = kernel
         self.output = bytearray()
-        options = Options(SV39, 16 << 20, output=self.output.extend, hart=HartOptions(access))
-        elf = elf_file.load(kernel)
-        self.machine: Machine
-        self.machine, symbols = make_physical(elf, "firmware", options)
-        self.server = GdbServer(self.machine, symbols=symbols)
+        booted = prepare(
+            BootOptions(
+                kernel, ram_size=16 << 20, hart=HartOptions(access), output=self.output.extend
+            )
+        )
+        self.machine: Machine = booted.board
+        self.server = GdbServer(self.machine, symbols=booted.symbols)
         self._stops: list[Stop] = []
         self._thread = threading.Thread(target=self._main, daemon=True)
         self._thread.start()

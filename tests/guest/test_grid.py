@@ -13,7 +13,8 @@ import pytest
 from click.testing import Result
 
 from emu.spec.paging import MODES
-from guest.cli.proc import SLABS, VIEWS
+from guest.cli.kernel_options import SLABS
+from guest.cli.then import VIEWS
 from guest.image.shipped import shipped
 from guest.kernel.cmdline import ALLOCATORS
 

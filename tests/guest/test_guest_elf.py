@@ -445,7 +445,6 @@ def test_the_command_line_survives_damaged_files(
     real = Machine.run
     # A damaged program may run for ever; the boot is far shorter than this.
     monkeypatch.setattr(Machine, "run", lambda self, count=0: real(self, count or COUNT))
-    monkeypatch.setattr("guest.cli.run.poll_input", lambda: b"")
     path = tmp_path / "damaged"
     statuses = set()
 

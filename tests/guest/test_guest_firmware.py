@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 from guest_kit import guest, load
 
 from emu.hart import HartOptions
-from emu.spec.paging import SV39
 from emu.stop import StopReason
 from guest import build
+from guest.boot.boot import options_of, prepare
+from guest.boot.find import Found
+from guest.boot.machines import machine_for
 from guest.boot.outcome import Outcome
-from guest.boot.runner import Options, run
+from guest.boot.session import Session, SessionOptions
 from guest.image.elf import Elf
 
 CALLS = r"""
@@ -104,20 +109,21 @@ RESULTS = {
 RAM_SIZE = 16 << 20
 
 
-def boot(elf: Elf, access: str = "auto", machine: str | None = None) -> tuple[Outcome, str]:
+def boot(elf: Elf, access: str = "auto") -> tuple[Outcome, str]:
     console = bytearray()
-    waiting = [b"hello"]
-    options = Options(
-        SV39,
+    options = options_of(
+        Found(elf.name, Path(elf.path)),
+        elf,
+        machine_for(elf, None),
         RAM_SIZE,
-        machine,
-        hart=HartOptions(access),
-        output=console.extend,
-        poll_input=lambda: waiting.pop() if waiting else b"",
+        HartOptions(access),
+        console.extend,
     )
-    outcome, left = run(elf, (), options)
-    left.close()  # type: ignore[attr-defined]
-    return outcome, console.decode()
+    booted = prepare(options)
+    with closing(booted.board) as board:
+        assert board.uart.receive(b"hello") == 5
+        session = Session(booted, SessionOptions(reboot=False, with_input=False))
+        return session.run(elf.name), console.decode()
 
 
 def calls(last: str) -> Elf:
@@ -148,7 +154,8 @@ def test_every_call(access: str) -> None:
     for name in ("unknown extension", "kernel call"):
         assert found.pop(name)[0] == -2
     assert found == RESULTS
-    assert lines[0] == "hart 0 dt 0"
+    # The device tree: at the top of RAM, on a boundary of 2 MiB (guest.image.placement).
+    assert lines[0] == f"hart 0 dt {0x8000_0000 + RAM_SIZE - (2 << 20)}"
     assert "written" in lines
     assert "got hello" in lines
 

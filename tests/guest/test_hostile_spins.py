@@ -26,7 +26,8 @@ from progress import stopped_when_stuck, wait_until
 from emu.hart import HartOptions
 from emu.stop import StopReason
 from guest.boot.boot import BootOptions, prepare
-from guest.boot.session import ESCAPE, Session
+from guest.boot.outcome import ESCAPE
+from guest.boot.session import Session, SessionOptions
 
 spin = Batch()
 SPINS = {
@@ -79,7 +80,7 @@ def test_a_guest_that_spins_is_ended_at_once(what: str, way: str, tmp_path: Path
     booted = prepare(BootOptions(path, ram_size=RAM_SIZE, **WAYS[way]))
     asked: list[float] = []  # seconds of processor time
     with closing(booted.board):
-        session = Session(booted, None, None)
+        session = Session(booted, SessionOptions(with_input=False))
 
         def end() -> None:
             wait_until(lambda: booted.board.hart.running)
@@ -89,7 +90,7 @@ def test_a_guest_that_spins_is_ended_at_once(what: str, way: str, tmp_path: Path
 
         thread = threading.Thread(target=end)
         thread.start()
-        stop = session.run(with_input=False)
+        stop = session.run("spin").stop
         ended = time.process_time()
         thread.join()
     assert stop.reason is StopReason.INTERRUPTED, stop

@@ -181,15 +181,17 @@ def test_a_program_for_a_c_library(pagewalk: Cli, folder: Path) -> None:
     assert done.exit_code == 2 and "a program has a main, a kernel module says" in done.stderr
 
 
-def test_a_kernel_that_wants_the_board(pagewalk: Cli, folder: Path) -> None:
-    """On `run`'s small machines: what it lacks is said where it faulted or sleeps."""
+def test_run_has_the_whole_board(pagewalk: Cli, folder: Path) -> None:
+    """The PLIC's and the CLINT's registers are there (no hole), and so is the device tree."""
     (folder / "kernel.S").write_text(
-        ".globl _start\n.section .text.start\n_start: li t0, 0x0c000000\nlw t1, 0(t0)\nj _start\n"
+        ".globl _start\n.section .text.start\n_start: li t0, 0x0c000000\nlw t1, 0(t0)\n"
+        "li t0, 0x0200bff8\nld t1, 0(t0)\nlw a1, 0(a1)\n"  # 0xd00dfeed, big-endian
+        "li t0, 0xffffffffedfe0dd0\nsub a1, a1, t0\nsnez a1, a1\naddi a1, a1, 6\nslli a1, a1, 16\n"
+        "li t0, 0x3333\nor a1, a1, t0\nli t0, 0x100000\nsw a1, 0(t0)\n1: j 1b\n"
     )
     for machine in ("bare", "firmware"):
         done = pagewalk("run", "kernel.S", "--machine", machine)
-        assert done.exit_code == 139
-        assert "has no timer, interrupt controller or device tree; pagewalk boot" in done.stderr
+        assert (done.exit_code, done.stderr) == (6, "")
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ def test_states_that_are_none(
     path = it.save(tmp_path / "x")
     with snapshot_file.Reader(path) as reader:
         state = reader.state(lambda done, total: None, 1 << 20)
-    state["hart"] |= change
+    state["harts"][0] |= change
     with path.open("wb") as file:
         snapshot_file.write(file, snapshot_view.Ram(16 << 20), state, lambda done, total: None)
     assert said in refused(pagewalk("tables", "--load", path))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from guest.cli.main import main
-from guest.cli.proc import VIEWS
+from guest.cli.then import VIEWS
 from guest.image.shipped import shipped
 
 pytestmark = pytest.mark.skipif(not shipped(), reason="guests are not built")

@@ -36,10 +36,11 @@ def count(event, arguments):
         if how == "abort":
             os.abort()
         os.kill(os.getpid(), getattr(signal, how))
-from guest import boot_cli, build, cli, runner, scratch  # what is imported leaves nothing
+from guest import build, scratch  # what is imported leaves nothing
+from guest.cli import boot, main, run
 sys.addaudithook(count)
 try:
-    cli.main(sys.argv[4:])
+    main.main(sys.argv[4:])
 finally:
     at = 0
     if told:

@@ -36,7 +36,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def changed(
-    data: bytes, change: Callable[[dict[str, Any]], None], more: bytes = b"", version: int = 2
+    data: bytes, change: Callable[[dict[str, Any]], None], more: bytes = b"", version: int = 3
 ) -> bytes:
     """The file with another header, its checksum right, and ``more`` in front of the blocks."""
     size = struct.unpack_from("<I", data, 12)[0]
@@ -68,11 +68,11 @@ def test_fields_that_are_wrong(pagewalk: Cli, saved: bytes, tmp_path: Path) -> N
         header["parts"]["sbi"]["timer"]["when"] = ""
 
     def odd_pc(header: dict[str, Any]) -> None:
-        header["hart"]["pc"] |= 1
+        header["harts"][0]["pc"] |= 1
 
     def locked_and_more(header: dict[str, Any]) -> None:
         """Taken, a locked PMP entry could not be taken back."""
-        header["hart"]["pmpcfg"][0] |= 0x80
+        header["harts"][0]["pmpcfg"][0] |= 0x80
         header["devices"][-1]["state"]["device_id"] = 1 << 31
 
     for change, said in (
@@ -134,10 +134,19 @@ def test_ram_that_the_host_has_not(pagewalk: Cli, saved: bytes, tmp_path: Path) 
         assert "translation is off" in refused(pagewalk(*look, "--load", path))
 
 
+def of_one_hart(header: dict[str, Any]) -> None:
+    """Version 2: one hart, whose registers alone the CLINT had."""
+    [header["hart"]] = header.pop("harts")
+    for device in header["devices"]:
+        if device["name"] == "clint":
+            device["state"] = {name: value for name, [value] in device["state"].items()}
+
+
 def test_a_snapshot_of_before(pagewalk: Cli, saved: bytes, tmp_path: Path) -> None:
-    """Version 1 of the format: what devices kept then, in a file as it was written then."""
+    """Versions 1 and 2 of the format: what was kept then, in a file as it was written then."""
 
     def as_it_was(header: dict[str, Any]) -> None:
+        of_one_hart(header)
         hart = header["hart"]
         for name in ("wires", "written", "menvcfg", "senvcfg", "stimecmp"):
             del hart[name]
@@ -161,7 +170,13 @@ def test_a_snapshot_of_before(pagewalk: Cli, saved: bytes, tmp_path: Path) -> No
     path.write_bytes(changed(saved, as_it_was, version=1))
     result = pagewalk("boot", "--load", path, "--timeout", "0.1")
     assert result.exit_code == 124, result.output
-    path.write_bytes(changed(saved, lambda header: None, version=1))
+    path.write_bytes(changed(saved, of_one_hart, version=2))
+    result = pagewalk("boot", "--load", path, "--timeout", "0.1")
+    assert result.exit_code == 124, result.output
+    for version in (1, 2):
+        path.write_bytes(changed(saved, lambda header: None, version=version))
+        assert "not a snapshot's" in refused(pagewalk("boot", "--load", path, "--timeout", "60"))
+    path.write_bytes(changed(saved, of_one_hart, version=1))
     assert "not a snapshot's" in refused(pagewalk("boot", "--load", path, "--timeout", "60"))
     path.write_bytes(changed(saved, as_it_was, version=2))
     assert "does not fit" in refused(pagewalk("boot", "--load", path, "--timeout", "60"))

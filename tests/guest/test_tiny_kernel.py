@@ -23,7 +23,6 @@ from emu.stop import Stop, StopReason
 from firmware.enter import enter_supervisor
 from firmware.sbi import EXT_DBCN, Sbi
 from guest import build
-from guest.boot.runner import FIRMWARE_SIZE, load_physical
 from guest.image import elf as elf_file
 from guest.image.elf import Elf
 from guest.image.shipped import shipped
@@ -86,7 +85,8 @@ class Board:
         self.output = bytearray()
         self.machine = VirtBoard(RAM_SIZE, self.print, deterministic=where == "deterministic")
         hart, ram = self.machine.hart, self.machine.ram
-        load_physical(self.machine, elf, ram.base + FIRMWARE_SIZE)
+        for segment in elf.loaded(ram.base, ram.end):
+            ram.write(segment.pa, segment.data)
         fdt_pa = ram.end - PAGE if fdt else 0
         ram.write(fdt_pa or ram.base, fdt)
         self.sbi = Sbi(

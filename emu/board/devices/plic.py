@@ -1,4 +1,4 @@
-"""Platform-level interrupt controller: from the devices' lines to the hart's MEIP and SEIP.
+"""Platform-level interrupt controller: from the devices' lines to the harts' MEIP and SEIP.
 
 A source has two bits, and the controller keeps nothing else of it:
 
@@ -22,7 +22,8 @@ priorities are QEMU virt's (hw/riscv/virt.c, VIRT_PLIC_*).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from emu.board import memory_map as board
@@ -31,28 +32,32 @@ from emu.board.devices import saved
 _PENDING, _ENABLE, _CONTEXT = 0x1000, 0x2000, 0x20_0000
 _ENABLE_STRIDE, _CONTEXT_STRIDE = 0x80, 0x1000
 _THRESHOLD, _CLAIM = 0, 4
-_CAUSES = (11, 9)  # by context: M's external interrupt, S's
+_CAUSES = (11, 9)  # of a hart's two contexts: M's external interrupt, S's
 _PRIORITY_MASK = 7  # VIRT_PLIC_NUM_PRIORITIES
 _SOURCES = board.PLIC_SOURCES
 _ALL = (1 << _SOURCES) - 2  # source 0 does not exist
 
 
 class Plic(saved.Restorable):
-    """``set_pending(number, level)`` is the hart's: 11 from context 0, 9 from context 1."""
+    """``set_pending``: of each hart, in order of their hartids.
+
+    Hart n has context 2n, which is M's (interrupt 11), and context 2n + 1, S's (9).
+    """
 
     name = "plic"
     outside: tuple[str, ...] = ()
 
-    def __init__(self, base: int, set_pending: Callable[[int, bool], None]) -> None:
+    def __init__(self, base: int, set_pending: Sequence[Callable[[int, bool], None]]) -> None:
         self.base = base
         self.size = board.PLIC.size
-        self._set_pending = set_pending
+        self._wires = [partial(one, cause) for one in set_pending for cause in _CAUSES]
+        self._contexts = contexts = len(self._wires)
         self._pending = self._claimed = 0  # a bit for each source
         self._priority = [0] * _SOURCES
-        self._enable = [0, 0]
-        self._threshold = [0, 0]
+        self._enable = [0] * contexts
+        self._threshold = [0] * contexts
         # Derived: by context, the sources that are enabled and above its threshold.
-        self._urgent = [0, 0]
+        self._urgent = [0] * contexts
 
     def set_line(self, source: int, level: bool) -> None:
         """Device ``source`` (1 and up) says that its line is high or low. With the machine's lock.
@@ -71,14 +76,14 @@ class Plic(saved.Restorable):
         self._update()
 
     def _update(self) -> None:
-        """Tell the hart, each time: whether it has heard it before is for the hart to know."""
+        """Tell the harts, each time: whether one has heard it before is for it to know."""
         waiting = self._pending & ~self._claimed
-        for context in (0, 1):
-            self._set_pending(_CAUSES[context], waiting & self._urgent[context] != 0)
+        for wire, urgent in zip(self._wires, self._urgent, strict=True):
+            wire(waiting & urgent != 0)
 
     def _derive(self) -> None:
         """After a change of priority, threshold or enables."""
-        for context in (0, 1):
+        for context in range(self._contexts):
             threshold, enabled = self._threshold[context], self._enable[context]
             urgent = 0
             while enabled:
@@ -114,7 +119,7 @@ class Plic(saved.Restorable):
             return 0
         if offset >= _CONTEXT:
             context, register = divmod(offset - _CONTEXT, _CONTEXT_STRIDE)
-            if context > 1:
+            if context >= self._contexts:
                 return 0
             if register == _CLAIM:
                 return self._claim(context)
@@ -123,7 +128,7 @@ class Plic(saved.Restorable):
             return self._priority[offset >> 2]
         if _PENDING <= offset < _ENABLE:
             return self._pending >> 8 * (offset - _PENDING) & 0xFFFF_FFFF
-        if _ENABLE <= offset < _ENABLE + 2 * _ENABLE_STRIDE:
+        if _ENABLE <= offset < _ENABLE + self._contexts * _ENABLE_STRIDE:
             context, byte = divmod(offset - _ENABLE, _ENABLE_STRIDE)
             return self._enable[context] >> 8 * byte & 0xFFFF_FFFF
         return 0
@@ -133,7 +138,7 @@ class Plic(saved.Restorable):
             return
         if offset >= _CONTEXT:
             context, register = divmod(offset - _CONTEXT, _CONTEXT_STRIDE)
-            if context > 1:
+            if context >= self._contexts:
                 return
             if register == _CLAIM:
                 self._complete(value)
@@ -143,7 +148,7 @@ class Plic(saved.Restorable):
             self._threshold[context] = value & _PRIORITY_MASK
         elif 0 < offset < 4 * _SOURCES:
             self._priority[offset >> 2] = value & _PRIORITY_MASK
-        elif _ENABLE <= offset < _ENABLE + 2 * _ENABLE_STRIDE:
+        elif _ENABLE <= offset < _ENABLE + self._contexts * _ENABLE_STRIDE:
             context, byte = divmod(offset - _ENABLE, _ENABLE_STRIDE)
             mask = 0xFFFF_FFFF << 8 * byte
             enabled = self._enable[context] & ~mask | value << 8 * byte & mask
@@ -166,9 +171,9 @@ class Plic(saved.Restorable):
         saved.fields(state, "pending", "claimed", "priority", "enable", "threshold")
         pending, claimed = (saved.number(state, key, _SOURCES) for key in ("pending", "claimed"))
         priority = saved.numbers(state, "priority", _SOURCES, 3)
-        enable = saved.numbers(state, "enable", 2, _SOURCES)
-        threshold = saved.numbers(state, "threshold", 2, 3)
-        if (pending | claimed | enable[0] | enable[1]) & ~_ALL or priority[0]:
+        enable = saved.numbers(state, "enable", self._contexts, _SOURCES)
+        threshold = saved.numbers(state, "threshold", self._contexts, 3)
+        if any(bits & ~_ALL for bits in (pending, claimed, *enable)) or priority[0]:
             raise ValueError("saved PLIC: there is no source 0")
 
         def apply() -> None:

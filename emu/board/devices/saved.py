@@ -61,6 +61,14 @@ def numbers(state: dict[str, Any], key: str, count: int, bits: int) -> list[int]
     return [number({key: value}, key, bits) for value in values]
 
 
+def flags(state: dict[str, Any], key: str, count: int) -> list[bool]:
+    """``state[key]``, a list of ``count`` booleans; raises as `number`."""
+    values = state[key]
+    if not isinstance(values, list | tuple) or len(values) != count:
+        raise ValueError(f"saved {key}: not a list of {count}")
+    return [flag({key: value}, key) for value in values]
+
+
 def text(state: dict[str, Any], key: str, size_max: int) -> str:
     """``state[key]``, a text of at most ``size_max`` characters; raises as `number`."""
     value = state[key]

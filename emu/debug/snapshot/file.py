@@ -34,11 +34,11 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.debug import touched
-from emu.debug.snapshot import v1 as snapshot_v1
+from emu.debug.snapshot import v1, v2
 from emu.ram import Ram, host_memory
 from emu.spec.paging import PAGE_SIZE
 
-VERSION = 2
+VERSION = 3
 _MAGIC = b"pagewalk"
 _START = struct.Struct("<8sIII")
 _BLOCK = struct.Struct("<III")
@@ -51,7 +51,8 @@ _HEADER_SIZE_MAX = 1 << 20  # bytes
 _STORED_MORE = 256  # bytes that zlib may add to a block that it cannot compress
 _MISSING_MAX, _LINE_MAX = 16, 200  # lines that a header says are missing, and characters of one
 _BYTES = "$bytes"
-_KEYS = {"ram", "levels", "missing", "rom", "clock", "hart", "devices", "parts", "data"}
+_KEYS = {"ram", "levels", "missing", "rom", "clock", "harts", "devices", "parts", "data"}
+_KEYS_BEFORE = _KEYS - {"harts"} | {"hart"}  # up to version 2
 _NOT_OURS = "its header is not a snapshot's"
 # What reading a field that is not there or not of its type can raise.
 NOT_A_STATE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
@@ -176,7 +177,7 @@ class Reader:
         if len(start) != _START.size:
             raise self._error("the snapshot is truncated")
         _, version, size, crc = _START.unpack(start)
-        if version not in (snapshot_v1.VERSION, VERSION):
+        if version not in (v1.VERSION, v2.VERSION, VERSION):
             raise self._error(f"a snapshot of version {version}, not {VERSION}")
         self._version = version
         if size > _HEADER_SIZE_MAX:
@@ -186,7 +187,7 @@ class Reader:
             raise self._error("the snapshot is corrupt: its header's checksum is wrong")
         try:
             header = json.loads(text)
-            _check_header(header)
+            _check_header(header, version)
         except (*NOT_A_STATE, RecursionError) as e:
             raise self._error(_NOT_OURS) from e
         return dict(header)
@@ -212,11 +213,19 @@ class Reader:
                     fields[key], at = _decode(value, view, at)
             if at != len(data):
                 raise ValueError("data that is nobody's")
-            if self._version == snapshot_v1.VERSION:
-                snapshot_v1.upgrade(fields)
+            if self._version <= v1.VERSION:
+                v1.upgrade(fields)
+            if self._version <= v2.VERSION:
+                v2.upgrade(fields)
         except (*NOT_A_STATE, RecursionError) as e:
             raise self._error(_NOT_OURS) from e
         return fields
+
+    @property
+    def harts(self) -> list[Any]:
+        """Each hart's registers as the header has them, not checked."""
+        found = self.header["harts"] if "harts" in self.header else [self.header["hart"]]
+        return list(found)
 
     def check(self, report: Report) -> None:
         """In place of `state`, for who wants `header` and RAM alone: the data is not inflated."""
@@ -294,12 +303,12 @@ class Reader:
         raise self._error("the snapshot is corrupt: a block is not what it should be")
 
 
-def _check_header(header: Any) -> None:
+def _check_header(header: Any, version: int) -> None:
     """Raise one of NOT_A_STATE unless what this file knows of it is right.
 
     The rest is looked at by those whom it is for.
     """
-    if header.keys() != _KEYS:
+    if header.keys() != (_KEYS_BEFORE if version <= v2.VERSION else _KEYS):
         raise ValueError("not the keys of a snapshot")
     numbers = header["data"], header["ram"]["base"], header["ram"]["size"]
     levels, missing = header["levels"], header["missing"]
@@ -313,6 +322,7 @@ def _check_header(header: Any) -> None:
         and len(missing) <= _MISSING_MAX
         and all(isinstance(line, str) and len(line) <= _LINE_MAX for line in missing)
         and isinstance(header["clock"], dict)
+        and isinstance(header.get("harts", []), list)
     ):
         raise ValueError("not the types of a snapshot")
 

@@ -19,10 +19,10 @@ from emu.board import memory_map as board
 from emu.board.devices import saved
 from emu.board.instruction_clock import InstructionClock
 from emu.board.machine import Machine
-from emu.debug import hart_state
 from emu.debug.atomic_file import replacing
 from emu.debug.snapshot.file import NOT_A_STATE, Reader, SnapshotError, one_line, read_pages, write
 from emu.hart import HartError
+from emu.hart import state as hart_state
 
 __all__ = ["Part", "Progress", "SnapshotError", "Summary", "load", "ram_size_of", "save", "summary"]
 
@@ -55,7 +55,7 @@ class Summary:
     """What a snapshot says of the machine that it fits. ``ram_size`` in bytes.
 
     ``levels``: the privilege levels that Python held, 3 where it was the SBI.
-    ``missing``: what the machine could not keep, a line each, see `emu.debug.hart_state.missing`.
+    ``missing``: what the machine could not keep, a line each, see `emu.hart.state.missing`.
     """
 
     ram_size: int
@@ -80,8 +80,8 @@ def save(
             state = _state(machine, parts or {})
             with replacing(path) as file:
                 write(file, machine.ram, state, _Reporter(progress))
-            machine.hart.access.flush_tlb()
-            machine.hart.access.flush_code()
+            for hart in machine.harts:
+                hart_state.forget(hart)
     except HartError as e:
         raise SnapshotError(str(e)) from e
     except OSError as e:
@@ -116,8 +116,8 @@ def load(
             for apply in steps:
                 apply()
             read_pages(machine.ram, reader)
-            machine.hart.access.flush_tlb()
-            machine.hart.access.flush_code()
+            for hart in machine.harts:
+                hart_state.forget(hart)
 
 
 def summary(path: str | os.PathLike[str]) -> Summary:
@@ -146,10 +146,10 @@ def _state(machine: Machine, parts: Mapping[str, Part]) -> dict[str, Any]:
     return {
         "ram": {"base": machine.ram.base, "size": machine.ram.size},
         "levels": _levels_in_python(machine),
-        "missing": list(hart_state.missing(machine.hart)),
+        "missing": list(hart_state.missing(machine.hart)),  # one way for all harts
         "rom": _rom(machine),
         "clock": {"now": clock.now() & _M64, "executed": executed},
-        "hart": hart_state.save(machine.hart),
+        "harts": [hart_state.save(hart) for hart in machine.harts],
         "devices": [
             {"name": device.name, "base": device.base, "state": device.state()}
             for device in machine.devices
@@ -213,14 +213,16 @@ def _prepare(
 ) -> list[Callable[[], None]]:
     """Check all of ``state`` and change nothing; what makes the machine so, in this order.
 
-    Raises one of NOT_A_STATE, or HartError. The order matters: the ROM resets the hart, the
+    Raises one of NOT_A_STATE, or HartError. The order matters: the ROM resets the harts, a
     hart's counters follow the clock, and a device's alarm may ring at once and then belongs on
     top of what the hart had pending.
     """
-    hart = machine.hart
     steps = [_prepare_rom(machine, state["rom"]), _prepare_clock(machine, state["clock"])]
-    hart_state.check(hart, state["hart"])
-    steps.append(lambda: hart_state.load(hart, state["hart"]))
+    if len(state["harts"]) != len(machine.harts):
+        have, its = len(machine.harts), len(state["harts"])
+        raise ValueError(f"it is of {its} harts, the machine has {have}")
+    for hart, its_state in zip(machine.harts, state["harts"], strict=True):
+        steps.append(hart_state.prepare(hart, its_state))
     devices = {(d.name, d.base): d for d in machine.devices}
     for entry in state["devices"]:
         steps.append(devices[entry["name"], entry["base"]].prepare(entry["state"]))

@@ -1,4 +1,4 @@
-"""Snapshots of version 1 of the format, in the words of the present one.
+"""Snapshots of version 1 of the format, in the words of version 2.
 
 What differs, by device:
 
@@ -7,7 +7,7 @@ What differs, by device:
                     version 1 of the devices, and the generator kept what `gauss` left over
   virtio-blk        a list of pages instead of two values of bytes
 
-(The hart's own differences are known to `emu.debug.hart_state`.)
+What is then of version 2 goes on as that (`emu.debug.snapshot.v2`).
 """
 
 from __future__ import annotations

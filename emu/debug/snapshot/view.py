@@ -36,7 +36,7 @@ def view(path: str | os.PathLike[str]) -> SnapshotView:
         reader.check(lambda done, total: None)
         try:
             ram = Ram(reader.header["ram"]["size"], reader.header["ram"]["base"])
-            hart = reader.header["hart"]
+            hart = reader.harts[0]
             pc, satp, mstatus = (saved.number(hart, name, 64) for name in ("pc", "satp", "mstatus"))
             found = SnapshotView(ram, pc, Priv(hart["priv"]), satp, mstatus, mode_of_satp(satp))
         except NOT_A_STATE as e:

@@ -1,11 +1,11 @@
-"""A hart as a dict: everything that its future depends on, for snapshots.
+"""A hart as a dict: everything that its future depends on. Saved and put back here alone.
 
 Registers by name, in JSON's types; the names are the keys of `save`'s result. Words of
 `emu.spec.words` are kept as the engine has them (its mstatus has TW and TSR at bits 29 and 30);
 the CSRs beside them as a `csrr` in M-mode reads them.
 
 Not kept: cached translations and translated code. Whoever saves a machine that goes on has
-to drop them too, if the two are to stay the same: a stale TLB entry is state.
+it `forget` them too, if the two are to stay the same: a stale TLB entry is state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import unicorn.riscv_const as rc
 
-from emu.hart import Hart, HartError
+from emu.hart.hart import Hart, HartError
 from emu.spec import csr as CSR
 from emu.spec import words
 from emu.spec.csr import Priv
@@ -39,8 +39,8 @@ _CSRS = {
     "mscratch": (CSR.MSCRATCH, rc.UC_RISCV_REG_MSCRATCH),
     "mcounteren": (CSR.MCOUNTEREN, rc.UC_RISCV_REG_MCOUNTEREN),
 }
-# Those of `emu.board.sstc`, with what they are in snapshots that were made before it.
-_ADDED = {
+# Those of `emu.board.sstc`, and what they read as where a hart has none.
+ADDED = {
     "menvcfg": (CSR.MENVCFG, 0),
     "senvcfg": (CSR.SENVCFG, 0),
     "stimecmp": (CSR.STIMECMP, _M64),
@@ -79,7 +79,7 @@ def save(hart: Hart) -> dict[str, Any]:
         "written": hart.interrupts.written,
     }
     state |= {name: w[word] for name, word in _WORDS.items()}
-    for name, (number, absent) in _ADDED.items():
+    for name, (number, absent) in ADDED.items():
         csr = hart.added_csrs.get(number)
         state[name] = csr.read() if csr else absent
     if hart.access.in_place:
@@ -95,26 +95,11 @@ def save(hart: Hart) -> dict[str, Any]:
     return state
 
 
-def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
-    """``state`` as this version saves it; an older one kept mip in one part, and had no Sstc."""
-    if not isinstance(state, dict):
-        return state
-    state = {name: absent for name, (_, absent) in _ADDED.items()} | state
-    if type(state.get("pending")) is not int:
-        return state
-    pending = state["pending"]
-    written = pending & (1 << CSR.IRQ_SSI | 1 << CSR.IRQ_STI)
-    gone = ("pending", "mscounteren")
-    rest = {name: value for name, value in state.items() if name not in gone}
-    return rest | {"wires": pending & ~written, "written": written}
-
-
 def check(hart: Hart, state: dict[str, Any]) -> None:
     """Raise ValueError when `load` could not make ``hart`` what ``state`` says."""
     if hart.running:
         raise HartError("a running hart cannot be loaded")
-    state = _upgraded(state)
-    wanted = {*_LISTS, *_WORDS, *_CSRS, *_COUNTERS, *_ADDED, *_MIP}
+    wanted = {*_LISTS, *_WORDS, *_CSRS, *_COUNTERS, *ADDED, *_MIP}
     if not isinstance(state, dict) or set(state) != wanted:
         raise ValueError("the hart's registers are not those that this version saves")
     for name, value in state.items():
@@ -150,14 +135,30 @@ def _check_pmp(hart: Hart, state: dict[str, Any]) -> None:
         raise ValueError("PMP entries of this hart are locked: load into a fresh machine")
 
 
-def load(hart: Hart, state: dict[str, Any]) -> None:
-    """Make ``hart`` what ``state`` says; the clock must have been restored before.
+def prepare(hart: Hart, state: dict[str, Any]) -> Callable[[], None]:
+    """Check all of ``state`` and change nothing, as devices do (`emu.board.devices.Device`).
 
-    What is None in ``state`` stays as it is. Raises ValueError, with nothing changed, for a
-    state that is not a hart's or does not fit this one; HartError when it is running.
+    What is returned makes ``hart`` what ``state`` says, where that is not None, and drops what
+    it has cached of page tables and code; the clock must have been restored before. Raises as
+    `check` does.
     """
     check(hart, state)
-    state = _upgraded(state)
+    return lambda: _become(hart, state)
+
+
+def load(hart: Hart, state: dict[str, Any]) -> None:
+    """Both at once. Raises ValueError, with nothing changed, for a state that is not a hart's or
+    does not fit this one; HartError when it is running."""
+    prepare(hart, state)()
+
+
+def forget(hart: Hart) -> None:
+    """Drop what ``hart`` has cached of page tables and code: it is no part of its state."""
+    hart.access.flush_tlb()
+    hart.access.flush_code()
+
+
+def _become(hart: Hart, state: dict[str, Any]) -> None:
     w = hart.words
     if hart.access.in_place:
         # First those whose writes touch others: fcsr makes mstatus.FS dirty.
@@ -181,10 +182,9 @@ def load(hart: Hart, state: dict[str, Any]) -> None:
     for name, word in _WORDS.items():
         w[word] = state[name]
     hart.access.store()
-    hart.access.flush_tlb()
-    hart.access.flush_code()
+    forget(hart)
     hart.interrupts.become(state["wires"], state["written"])
-    for name, (number, _) in _ADDED.items():  # stimecmp may be due, and raise STIP
+    for name, (number, _) in ADDED.items():  # stimecmp may be due, and raise STIP
         csr = hart.added_csrs.get(number)
         if csr:
             csr.write(state[name])
