@@ -67,6 +67,7 @@ def build(
     devices: Collection[Place] = board.DEVICES,
     m_mode: bool = True,
     hart_count: int = 1,
+    extensions: Collection[str] = (),
 ) -> bytes:
     """The tree of a board with ``ram_size`` bytes at PA ``ram_base``, as a blob.
 
@@ -74,7 +75,8 @@ def build(
     generator. ``devices``: the places that are occupied; one without ``compatible`` is not
     told. ``m_mode``: guest code runs in M-mode; else M's parts are left out as OpenSBI hides
     them from a kernel: the CLINT, whose interrupts are M's alone, and the PLIC's M contexts.
-    ``hart_count``: their hartids are 0 and up. Raises DeviceTreeError.
+    ``hart_count``: their hartids are 0 and up. ``extensions``: what they have beyond
+    ISA_EXTENSIONS. Raises DeviceTreeError.
     """
     fdt = _library()
     tree = fdt.FDT(entries=[])  # its default is one list for all trees
@@ -89,7 +91,7 @@ def build(
     if board.UART in devices:
         _strings(chosen, "stdout-path", f"/soc/{_name(board.UART)}")
     _memory(root, ram_base, ram_size, 2, 2)
-    _cpus(root, hart_count)
+    _cpus(root, hart_count, (*ISA_EXTENSIONS, *extensions))
     soc = _node(root, "soc")
     _cells(soc, 2, 2)
     _strings(soc, "compatible", "simple-bus")
@@ -161,28 +163,28 @@ def _cpu_phandle(hartid: int) -> int:
     return 2 * hartid - 2 + _MORE_CPUS if hartid else 1
 
 
-def _cpus(root: Any, hart_count: int) -> None:
+def _cpus(root: Any, hart_count: int, extensions: Collection[str]) -> None:
     cpus = _node(root, "cpus")
     _cells(cpus, 1, 0)
     cpus.set_property("timebase-frequency", board.TIMEBASE_HZ)
     for hartid in range(hart_count):
-        _cpu(_node(cpus, f"cpu@{hartid:x}"), hartid)
+        _cpu(_node(cpus, f"cpu@{hartid:x}"), hartid, extensions)
     cluster = _node(_node(cpus, "cpu-map"), "cluster0")
     for hartid in range(hart_count):
         core = _node(cluster, f"core{hartid}")
         core.set_property("cpu", _cpu_phandle(hartid))
 
 
-def _cpu(cpu: Any, hartid: int) -> None:
+def _cpu(cpu: Any, hartid: int, extensions: Collection[str]) -> None:
     _strings(cpu, "device_type", "cpu")
     cpu.set_property("reg", hartid)
     _strings(cpu, "status", "okay")
     _strings(cpu, "compatible", "riscv")
-    letters = "".join(e for e in ISA_EXTENSIONS if len(e) == 1).removeprefix("i")
-    words = [e for e in ISA_EXTENSIONS if len(e) > 1]
+    letters = "".join(e for e in extensions if len(e) == 1).removeprefix("i")
+    words = [e for e in extensions if len(e) > 1]
     _strings(cpu, "riscv,isa", "_".join([ISA_BASE + letters, *words]))
     _strings(cpu, "riscv,isa-base", ISA_BASE)
-    _strings(cpu, "riscv,isa-extensions", *ISA_EXTENSIONS)
+    _strings(cpu, "riscv,isa-extensions", *extensions)
     _strings(cpu, "mmu-type", MMU_TYPE)
     cpu.set_property("phandle", _cpu_phandle(hartid))
     interrupts = _node(cpu, "interrupt-controller")

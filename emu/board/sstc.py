@@ -90,7 +90,10 @@ class Sstc:
 
     def _write_menvcfg(self, value: int) -> None:
         # FIOM changes nothing: device accesses are ordered here anyway.
-        self._menvcfg = value & (CSR.MENVCFG_STCE | CSR.MENVCFG_FIOM)
+        mmu = self._hart.mmu
+        self._menvcfg = value & (CSR.MENVCFG_STCE | CSR.MENVCFG_FIOM | mmu.menvcfg_fields)
+        mmu.set_menvcfg(self._menvcfg)
+        self._hart.access.flush_tlb()
         self._compare()
 
     def _write_senvcfg(self, value: int) -> None:

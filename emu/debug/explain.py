@@ -13,6 +13,7 @@ from emu.hart import Hart
 from emu.spec import csr as CSR
 from emu.spec import insn, words
 from emu.spec.paging import (
+    PAGE_SIZE,
     PagingMode,
     describe_pte,
     mode_of_satp,
@@ -22,7 +23,7 @@ from emu.spec.paging import (
 )
 from emu.spec.tables import size_text
 from emu.spec.trap import ACCESS_FAULTS, PAGE_FAULTS, Trap
-from emu.spec.walk import ACCESS_OF_CAUSE, Access, Refusal, Translation, walk
+from emu.spec.walk import ACCESS_OF_CAUSE, Access, Refusal, Rule, Translation, walk
 
 _FUNCTION_SIZE_MAX = 4096  # bytes that are read to find where instructions start
 _CODE_BEFORE, _CODE_AFTER = 4, 4  # instructions shown around the faulting one
@@ -121,19 +122,47 @@ def _chain(hart: Hart, va: int, end: int) -> list[int] | None:
 def _translation(hart: Hart, va: int, access: Access) -> list[str]:
     translated, config = hart.walk_config(access)
     mode = mode_of_satp(hart.satp)
+    refused = _refusal(hart, va, access)
     if not translated or mode is None:
-        return [f"{va:#x} is a physical address here (no translation); RAM is {hart.ram!r}"]
+        lines = [f"{va:#x} is a physical address here (no translation); RAM is {hart.ram!r}"]
+        if refused is not None:
+            lines.append(f"refused: {_physical_reason(hart, va, refused)}")
+        return lines
     result = walk(hart.ram, mode, satp_root(hart.satp), va, access, config)
     lines = describe_walk(mode, satp_root(hart.satp), va, result, satp_asid(hart.satp))
     if isinstance(result, Translation):
-        if not hart.ram.contains(result.pa):
-            lines.append(f"the access is refused: PA {result.pa:#x} is neither RAM nor a device")
+        if refused is not None:
+            lines.append(f"refused: {_physical_reason(hart, result.pa, refused)}")
         else:
             lines.append(
                 "the tables allow this access now: the hart used an older translation "
                 "(a missing sfence.vma?), or the tables changed since"
             )
     return lines
+
+
+def _refusal(hart: Hart, va: int, access: Access) -> Refusal | None:
+    """Why an access of some size would be refused now; None: none would."""
+    for size in (1, 2, 4, 8):
+        found = hart.predict(va, access, min(size, PAGE_SIZE - va % PAGE_SIZE))
+        if isinstance(found, Refusal):
+            return found
+    return None
+
+
+def _physical_reason(hart: Hart, pa: int, refused: Refusal) -> str:
+    """What of physical memory refuses, of a refusal by the board or the PMP."""
+    if refused.rule is Rule.NOT_MEMORY:
+        rights = hart.mmu.board_rights(pa)
+        is_there = "a device or ROM that allows no such access" if rights else NO_MEMORY
+        return f"PA {pa:#x} is {is_there}"
+    if refused.pmp_entry is not None:
+        return f"{hart.mmu.pmp.describe(refused.pmp_entry)} denies it at PA {pa:#x}"
+    return f"no PMP entry matches PA {pa:#x}: S-mode and U-mode may not touch it. {NO_PMP_HINT}"
+
+
+NO_MEMORY = "neither RAM nor a device"
+NO_PMP_HINT = "A kernel that sets up no PMP runs with --no-pmp, as with QEMU's -cpu rv64,pmp=false"
 
 
 def describe_walk(
@@ -158,7 +187,8 @@ def describe_walk(
         at = "before any table" if result.level is None else f"at level {result.level}"
         if result.pte_pa is not None and len(result.steps) == 0:
             at += f" (PTE at PA {result.pte_pa:#x})"
-        lines.append(f"refused {at}: {result.rule.value}")
+        by = "" if result.pmp_entry is None else f" (PMP entry {result.pmp_entry})"
+        lines.append(f"refused {at}: {result.rule.value}{by}")
     else:
         lines.append(
             f"PA {result.pa:#x}, a {size_text(mode.span(result.level))} page, "

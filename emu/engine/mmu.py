@@ -12,6 +12,7 @@ from typing import Any
 
 from emu.engine import native
 from emu.ram import Ram
+from emu.spec.csr import MENVCFG_ADUE, MENVCFG_PBMTE
 from emu.spec.extensions import Extensions
 from emu.spec.pmp import ENTRIES_PER_PMPCFG, PMP_ENTRIES, PMP_R, PMP_RWX, PMP_W, PMP_X, Pmp
 from emu.spec.walk import Access, Rule
@@ -128,7 +129,7 @@ class Mmu:
     def reset(self) -> None:
         """All off (section 3.7.1), locked entries too; menvcfg is 0."""
         self.pmp = Pmp()
-        self.set_menvcfg(adue=False, pbmte=False)
+        self.set_menvcfg(0)
 
     def write_pmpcfg(self, register: int, value: int) -> None:
         """pmpcfg0 (``register`` 0) or pmpcfg2 (2)."""
@@ -144,11 +145,17 @@ class Mmu:
         self.pmp.write_addr(entry, value)
         self._tell()
 
-    def set_menvcfg(self, adue: bool, pbmte: bool) -> None:
-        """menvcfg's two fields about translation, of which those count whose extension is there."""
+    @property
+    def menvcfg_fields(self) -> int:
+        """The fields of menvcfg about translation that can be written (section 3.1.18)."""
         have = self.extensions
-        self.updates_ad = adue if have.svadu else not have.svade
-        self.pbmte = pbmte and have.svpbmt
+        return (MENVCFG_ADUE if have.svadu else 0) | (MENVCFG_PBMTE if have.svpbmt else 0)
+
+    def set_menvcfg(self, value: int) -> None:
+        """What menvcfg says about translation. Who calls drops the TLB."""
+        have = self.extensions
+        self.updates_ad = bool(value & MENVCFG_ADUE) if have.svadu else not have.svade
+        self.pbmte = have.svpbmt and bool(value & MENVCFG_PBMTE)
         self._tell()
 
     def _tell(self) -> None:

@@ -109,6 +109,8 @@ def with_sd(status: int) -> int:
 
 # menvcfg and senvcfg fields (section 3.1.18)
 MENVCFG_FIOM = 1 << 0
+MENVCFG_ADUE = 1 << 61
+MENVCFG_PBMTE = 1 << 62
 MENVCFG_STCE = 1 << 63
 
 # mip and mie bits (section 3.1.9)

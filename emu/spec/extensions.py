@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MMU_EXTENSIONS = ("svade", "svadu", "svnapot", "svpbmt")
+
 
 @dataclass(frozen=True)
 class Extensions:
@@ -21,3 +23,8 @@ class Extensions:
     svadu: bool = False
     svnapot: bool = False
     svpbmt: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of MMU_EXTENSIONS that are there, as the device tree names them."""
+        return tuple(name for name in MMU_EXTENSIONS if getattr(self, name))

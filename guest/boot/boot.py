@@ -248,6 +248,7 @@ def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Pla
             *(ram.base, ram.size, bootargs, where, seed),
             m_mode=in_m_mode,
             hart_count=len(board.harts),
+            extensions=hart.options.extensions.names,
         )
 
     offset = 0 if options.bios == BIOS_NONE else KERNEL_OFFSET

@@ -131,7 +131,8 @@ class Pair:
         rng, hart = self.rng, self.bench.hart
         self.trees.grow()
         random_pmp(self.bench, rng)
-        hart.mmu.set_menvcfg(adue=rng.random() < 0.5, pbmte=rng.random() < 0.7)
+        adue, pbmte = rng.random() < 0.5, rng.random() < 0.7
+        hart.mmu.set_menvcfg(adue << 61 | pbmte << 62)
         self.bench.w[words.SATP] = self.trees.tables.satp
         hart.access.flush_tlb()
 
