@@ -10,6 +10,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from unicorn.unicorn_py3.unicorn import Uc
@@ -144,7 +145,6 @@ class DirectAccess:
             )
         )
         known = native.HartEngine(
-            update_mip=address(library.riscv_cpu_update_mip_riscv64),
             tlb_flush=address(self._tlb_flush),
             get_csr=address(library.riscv_get_csr_ops_riscv64),
             set_csr=address(library.riscv_set_csr_ops_riscv64),
@@ -185,6 +185,10 @@ class DirectAccess:
         None while ``held``, and none to a level that Python holds (a bit for each).
         """
         self._c.present_as(self._shared_at, held, python_levels)
+
+    def presenter(self) -> Callable[[], None]:
+        """As `present` with what it was last told: for who presents at each system call."""
+        return partial(self._c.present, self._shared_at)
 
     def look_shown(self) -> tuple[int, int]:
         """What of mip the engine is shown, and what comes next: looked at together."""

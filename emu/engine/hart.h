@@ -26,7 +26,7 @@ struct hart {
     struct hart *next;
     void *cpu;
 
-    // What follows, to `shown`, changes under this lock alone (docs/hart.md, "Who orders what").
+    // What follows, to `alarm_at`, changes under this lock alone (docs/hart.md, "Who orders what").
     // Nobody sleeps or calls Python with it.
     uint32_t lock, unused;
     uint64_t wires;            // what devices drive
@@ -35,7 +35,6 @@ struct hart {
     uint64_t pending;          // what mip reads: always the sum of these
     uint64_t held;             // nothing is shown: somebody steps, or undoes what was done
     uint64_t python_levels;    // a bit for each level that Python holds
-    uint64_t shown;            // what the engine has been shown: one interrupt, or none
     uint64_t stimecmp;
     uint64_t alarm_at;         // when the clock looks at stimecmp at the latest; NEVER
 
@@ -51,7 +50,6 @@ struct hart {
 
 // Functions of the engine's library and of the C library, and places in a CPU.
 struct hart_engine {
-    void (*update_mip)(void *cpu, uint32_t mask, uint32_t value);
     void (*tlb_flush)(void *cpu);
     int (*get_csr)(int csr, void *operations);
     int (*set_csr)(int csr, void *operations);

@@ -52,14 +52,16 @@ static bool show(struct hart *hart) {
     bool for_python = next && hart->python_levels >> level & 1;
     if (hart->held || for_python)
         next = 0;
-    hart->shown = next;
-    hart_engine.update_mip(hart->cpu, ~0u, (uint32_t)next);
+    hart->words[WORD_MIP] = next;
+    // What QEMU's cpu_interrupt and cpu_reset_interrupt do: chained blocks look at the counter
+    // alone. The engine's thread changes both, too.
+    uint32_t *request = (uint32_t *)((char *)hart->cpu + hart_engine.interrupt_request);
     if (next) {
-        // What QEMU's cpu_interrupt does: chained blocks look only at the counter.
-        char *cpu = hart->cpu;
-        __atomic_fetch_or((uint32_t *)(cpu + hart_engine.interrupt_request), INTERRUPT_HARD,
-                          __ATOMIC_SEQ_CST);
-        __atomic_store_n((uint16_t *)(cpu + hart_engine.icount_high), 0xffff, __ATOMIC_SEQ_CST);
+        __atomic_fetch_or(request, INTERRUPT_HARD, __ATOMIC_SEQ_CST);
+        uint16_t *leave = (uint16_t *)((char *)hart->cpu + hart_engine.icount_high);
+        __atomic_store_n(leave, 0xffff, __ATOMIC_SEQ_CST);
+    } else {
+        __atomic_fetch_and(request, ~INTERRUPT_HARD, __ATOMIC_SEQ_CST);
     }
     return for_python && !hart->held;
 }

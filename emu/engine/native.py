@@ -60,7 +60,6 @@ class Hart(ctypes.Structure):
         ("pending", ctypes.c_uint64),
         ("held", ctypes.c_uint64),
         ("python_levels", ctypes.c_uint64),
-        ("shown", ctypes.c_uint64),
         ("stimecmp", ctypes.c_uint64),
         ("alarm_at", ctypes.c_uint64),
         ("take", ctypes.c_uint64),
@@ -77,7 +76,6 @@ class HartEngine(ctypes.Structure):
     """What the C for CSRs and interrupts needs to know: functions, and offsets in a CPU."""
 
     _fields_ = [
-        ("update_mip", ctypes.c_uint64),
         ("tlb_flush", ctypes.c_uint64),
         ("get_csr", ctypes.c_uint64),
         ("set_csr", ctypes.c_uint64),
@@ -197,6 +195,7 @@ def functions() -> ctypes.PyDLL:
         ("install_repairs", None),
         ("install_csr", None, ctypes.c_int),
         ("original_csr", ctypes.c_int, u64, ctypes.c_int, ctypes.c_void_p, u64, u64),
+        ("present", None, hart),
         ("present_as", None, hart, u64, u64),
         ("drive", u64, hart, u64, u64),
         ("write_pending", u64, hart, u64, u64),

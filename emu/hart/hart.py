@@ -537,6 +537,7 @@ class Hart:
         pc_word, priv_word, medeleg_word = words.PC, words.PRIV, words.MEDELEG
         records: dict[int, Trap] = {}
         pending, at = self.interrupts.place
+        present = self.access.presenter() if isinstance(self.access, DirectAccess) else self.present
 
         def on_intr(_uc: int, number: int, _data: int) -> None:
             try:
@@ -567,7 +568,7 @@ class Hart:
                             del records[cause]  # it may live on in the Stop
                             self.end(stop)
                         if pending[at]:  # the handler may have changed what is enabled
-                            self.present()
+                            present()
                 else:
                     self._exception(number, pc)
                 if not in_place:
