@@ -40,21 +40,39 @@ static inline __attribute__((always_inline)) unsigned int kmalloc_index(size_t s
                           : 12;
 }
 
-/* Pops an object off the CPU's freelist; NULL when it is empty. */
-static inline __attribute__((always_inline)) void *slab_pop(const struct kmem_cache *cache)
+/* Where in a free object of a size class the next one's address is: in the middle. */
+static inline __attribute__((always_inline)) unsigned int kmalloc_offset(unsigned int index)
 {
-    struct kmem_cache_cpu *cpu = cache->cpu_slab;
+    unsigned int size = index == 4 ? 96 : index == 6 ? 192 : index < 4 ? 8u << index
+                        : index == 5                 ? 128
+                                                     : 2u << index;
+    return size / 2 & ~7u;
+}
+
+/* The CPU's part of a cache. With one CPU it lies in the cache, where cpu_slab points to;
+ * other allocators than SLUB leave it NULL, and what is NULL traps. */
+static inline __attribute__((always_inline)) struct kmem_cache_cpu *
+this_cpu_slab(const struct kmem_cache *cache)
+{
+    return (struct kmem_cache_cpu *)&cache->cpu;
+}
+
+/* Pops an object off the CPU's freelist; NULL when it is empty. */
+static inline __attribute__((always_inline)) void *slab_pop(const struct kmem_cache *cache,
+                                                            unsigned int offset)
+{
+    struct kmem_cache_cpu *cpu = this_cpu_slab(cache);
     char *object = cpu->freelist;
     if (likely(object))
-        cpu->freelist = *(void **)(object + cache->offset);
+        cpu->freelist = *(void **)(object + offset);
     return object;
 }
 
 /* Pushes an object of the CPU's own slab; 0 when it is not of that slab. */
-static inline __attribute__((always_inline)) int slab_push(const struct slab *slab, void *object)
+static inline __attribute__((always_inline)) int slab_push(const struct kmem_cache *cache,
+                                                           const struct slab *slab, void *object)
 {
-    const struct kmem_cache *cache = slab->slab_cache;
-    struct kmem_cache_cpu *cpu = cache->cpu_slab;
+    struct kmem_cache_cpu *cpu = this_cpu_slab(cache);
     if (unlikely(cpu->slab != slab || cpu->freelist == object))
         return 0;
     *(void **)((char *)object + cache->offset) = cpu->freelist;
@@ -67,7 +85,10 @@ static inline __attribute__((always_inline)) void *kmalloc(size_t size, gfp_t fl
     might_alloc(flags);
     if (likely(size - 1 < KMALLOC_MAX_CACHE_SIZE && !(flags & GFP_SLAB_SLOW))) {
         const struct kmem_cache *cache = vmcore->kmalloc_caches[kmalloc_index(size)];
-        void *object = cache ? slab_pop(cache) : NULL;
+        /* With debugging it is elsewhere, but then there is no object to pop. */
+        void *object = !cache                       ? NULL
+                       : __builtin_constant_p(size) ? slab_pop(cache, kmalloc_offset(kmalloc_index(size)))
+                                                    : slab_pop(cache, cache->offset);
         if (likely(object)) {
             if (flags & __GFP_ZERO)
                 memset(object, 0, size);
@@ -81,8 +102,9 @@ static inline __attribute__((always_inline)) void kfree(const void *object)
 {
     if (likely((unsigned long)object - vmcore->page_offset < vmcore->ram_size)) {
         struct slab *slab = (struct slab *)compound_head(virt_to_page(object));
-        if (likely(slab->page_type >> 24 == PGTY_slab && slab->slab_cache) &&
-            likely(slab_push(slab, (void *)object)))
+        const struct kmem_cache *cache = slab->slab_cache;
+        if (likely(slab->page_type >> 24 == PGTY_slab && cache) &&
+            likely(slab_push(cache, slab, (void *)object)))
             return;
     }
     kernel_call(CALL_KFREE, (long)object, 0);
@@ -136,7 +158,7 @@ static inline void kmem_cache_destroy(struct kmem_cache *cache)
 static inline void *kmem_cache_alloc(struct kmem_cache *cache, gfp_t flags)
 {
     might_alloc(flags);
-    void *object = cache->cpu_slab ? slab_pop(cache) : NULL;
+    void *object = slab_pop(cache, cache->offset);
     if (likely(object)) {
         if (flags & __GFP_ZERO)
             memset(object, 0, cache->object_size);
@@ -148,7 +170,7 @@ static inline void *kmem_cache_alloc(struct kmem_cache *cache, gfp_t flags)
 static inline void kmem_cache_free(struct kmem_cache *cache, void *object)
 {
     struct slab *slab = (struct slab *)compound_head(virt_to_page(object));
-    if (unlikely(slab->slab_cache != cache || !slab_push(slab, object)))
+    if (unlikely(slab->slab_cache != cache || !slab_push(cache, slab, object)))
         kernel_call(CALL_KMEM_CACHE_FREE, (long)cache, (long)object);
 }
 
