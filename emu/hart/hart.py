@@ -762,8 +762,12 @@ class Hart:
         calls.emu_stop(self.uc)
 
     def end(self, stop: Stop) -> None:
-        """From a device's callback: end the run with ``stop`` after this instruction."""
-        self._stop = stop
+        """From a device's callback: end the run with ``stop`` after this instruction.
+
+        The first counts: what is left of the block, or the fetch of the next, may trap.
+        """
+        if self._stop is None:
+            self._stop = stop
         calls.emu_stop(self.uc)
 
     def set_breakpoints(self, addresses: Iterable[int]) -> None:

@@ -219,6 +219,10 @@ root:
 """,
     # S has no page at all.
     "S to M": """
+    li t0, -1
+    csrw pmpaddr0, t0
+    li t0, 0x1f
+    csrw pmpcfg0, t0
     la a0, handler
     csrw mtvec, a0
     la t0, root
