@@ -261,11 +261,11 @@ class Session:
         return b"".join(bytes.fromhex(part[1:].decode()) for part in self.output).decode()
 
     def register(self, name: str) -> int:
-        number = self.stub._registers.numbers[name]
+        number = self.stub._thread.registers.numbers[name]
         return int.from_bytes(bytes.fromhex(self.ask(f"p{number:x}")), "little")
 
     def set(self, name: str, value: int, size: int = 8) -> str:
-        number = self.stub._registers.numbers[name]
+        number = self.stub._thread.registers.numbers[name]
         return self.ask(f"P{number:x}={value.to_bytes(size, 'little').hex()}")
 
 
@@ -334,10 +334,10 @@ def test_what_the_public_way_cannot_reach_is_unavailable() -> None:
     session = Session(bench)
     assert session.set("fcsr", 0x61, 4) == "OK"
     assert session.register("fcsr") == 0x61
-    number = session.stub._registers.numbers["fflags"]
+    number = session.stub._thread.registers.numbers["fflags"]
     assert session.ask(f"p{number:x}") == "xxxxxxxx"
     assert session.set("fflags", 0, 4) == "E22"
-    assert "minstret" not in session.stub._registers.numbers
+    assert "minstret" not in session.stub._thread.registers.numbers
     bench.machine.close()
 
 

@@ -29,12 +29,12 @@ def translate(hart: Hart, va: int) -> int | None:
 
 
 class DebugMemory:
-    """The memory of ``machine``; ``physical``: addresses are PAs, as gdb's
+    """The memory of ``machine``, as ``hart`` translates; ``physical``: addresses are PAs, as gdb's
     `maintenance packet Qqemu.PhyMemMode:1` asks of QEMU (gdbstub.c, phy_memory_mode)."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, hart: Hart) -> None:
         self._machine = machine
-        self._hart = machine.hart
+        self._hart = hart
         self.physical = False
 
     def read(self, address: int, size: int) -> bytes:
@@ -62,7 +62,7 @@ class DebugMemory:
             offset += size
         for pa, chunk in places:
             self._hart.ram.write(pa, chunk)
-            self._hart.code_changed(pa, len(chunk))
+            self._machine.code_changed(pa, len(chunk))
         return True
 
     def _pa(self, address: int) -> int | None:

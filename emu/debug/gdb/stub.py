@@ -1,8 +1,8 @@
 """What a gdb client may ask and what the hart answers: packets in, packets out, no sockets.
 
 Source: the gdb manual, appendix "Remote Serial Protocol"; `qqemu` packets as in QEMU's
-gdbstub.c. One process with one thread: the hart. Commands that gdb does not need of a
-stub, and any that are not known, get the empty answer, as the protocol wants.
+gdbstub.c. One process with a thread for each hart, numbered from 1. Commands that gdb does not
+need of a stub, and any that are not known, get the empty answer, as the protocol wants.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from emu.debug.gdb.monitor import Monitor
 from emu.debug.gdb.packets import DATA_SIZE_MAX, escape
 from emu.debug.gdb.target import CORE_COUNT, Registers
 from emu.debug.symbols import Symbols
+from emu.hart import Hart
 from emu.spec.csr import PRIV_NAMES
 from emu.spec.trap import Trap
 from emu.stop import ORDERLY, Stop, StopReason
@@ -82,18 +83,30 @@ def _split(text: bytes, separator: bytes, count: int) -> list[bytes]:
     return parts
 
 
+@dataclass(frozen=True, slots=True)
+class _Thread:
+    """A hart as gdb sees it."""
+
+    hart: Hart
+    registers: Registers
+    memory: DebugMemory
+    monitor: Monitor
+
+
 class GdbStub:
     """The state of one client's session with ``machine``."""
 
     def __init__(
         self, machine: Machine, breakpoints: Breakpoints, symbols: Symbols | None = None
     ) -> None:
-        self._hart = machine.hart
+        names = symbols or Symbols()
+        self._threads = [
+            _Thread(hart, Registers(hart), DebugMemory(machine, hart), Monitor(hart, names))
+            for hart in machine.harts
+        ]
+        self._thread = self._threads[0]  # what packets about registers and memory mean
         self._breakpoints = breakpoints
-        self._memory = DebugMemory(machine)
-        self._registers = Registers(machine.hart)
-        self._xml = self._registers.xml().encode()
-        self._monitor = Monitor(machine.hart, symbols or Symbols())
+        self._xml = self._thread.registers.xml().encode()
         self._features: set[bytes] = set()  # what the client says that it knows
         self._last_stop = b"S05"
         self.wants_acks = True
@@ -138,14 +151,51 @@ class GdbStub:
         return self._stop_reply(_SIGTRAP, self._why(stop))
 
     def _stop_reply(self, signal: int, why: bytes = b"") -> bytes:
-        return b"T%02xthread:1;%s" % (signal, why)
+        self._thread = self._threads[0]  # the one that runs, and so the one that has stopped
+        return b"T%02xthread:%x;%s" % (signal, self._number(), why)
+
+    # threads
+
+    def _number(self) -> int:
+        return self._threads.index(self._thread) + 1
+
+    def _of_number(self, text: bytes) -> _Thread:
+        """The thread that a packet names; 0 and -1, any and all, are the present one."""
+        text = text.removeprefix(b"p1.")
+        if text in (b"0", b"-1"):
+            return self._thread
+        number = _hex(text)
+        if not 1 <= number <= len(self._threads):
+            raise _BadPacket
+        return self._threads[number - 1]
+
+    def _set_thread(self, rest: bytes) -> bytes:
+        """For registers and memory (g), or for going on (c), which all harts do together."""
+        thread = self._of_number(rest[1:])
+        if rest[:1] == b"g":
+            self._thread = thread
+        return b"OK"
+
+    def _is_alive(self, rest: bytes) -> bytes:
+        self._of_number(rest)
+        return b"OK"
+
+    def _current(self, _rest: bytes) -> bytes:
+        return b"QC%x" % self._number()
+
+    def _list(self, _rest: bytes) -> bytes:
+        return b"m" + b",".join(b"%x" % n for n in range(1, len(self._threads) + 1))
+
+    def _extra_info(self, rest: bytes) -> bytes:
+        hart = self._of_number(rest).hart
+        return f"hart {hart.hartid}, {PRIV_NAMES[hart.priv]}-mode".encode().hex().encode()
 
     def _why(self, stop: Stop) -> bytes:
         hit: Hit | None = self._breakpoints.hit
         if hit is not None:
             return b"%s:%x;" % (_WATCH_NAMES[hit.kind], hit.va)
         if stop.reason is StopReason.BREAKPOINT:
-            kinds = self._breakpoints.at(self._hart.pc)
+            kinds = self._breakpoints.at(self._thread.hart.pc)
             if Kind.SOFTWARE in kinds and b"swbreak+" in self._features:
                 return b"swbreak:;"
             if Kind.HARDWARE in kinds and b"hwbreak+" in self._features:
@@ -168,7 +218,7 @@ class GdbStub:
         if len(data) != 8 * CORE_COUNT:
             return _INVALID
         for number in range(CORE_COUNT):
-            self._registers.write(number, data[8 * number : 8 * number + 8])
+            self._thread.registers.write(number, data[8 * number : 8 * number + 8])
         return b"OK"
 
     def _read_one(self, rest: bytes) -> bytes:
@@ -178,15 +228,15 @@ class GdbStub:
             return _INVALID
 
     def _register(self, number: int) -> bytes:
-        data = self._registers.read(number)
+        data = self._thread.registers.read(number)
         if data is None:  # "the register's value is unavailable"
-            return b"xx" * self._registers.size(number)
+            return b"xx" * self._thread.registers.size(number)
         return data.hex().encode()
 
     def _write_one(self, rest: bytes) -> bytes:
         number, data = _split(rest, b"=", 2)
         try:
-            self._registers.write(_hex(number), _unhex(data))
+            self._thread.registers.write(_hex(number), _unhex(data))
         except (IndexError, ValueError):
             return _INVALID
         return b"OK"
@@ -195,7 +245,7 @@ class GdbStub:
 
     def _read_memory(self, rest: bytes) -> bytes:
         address, size = map(_hex, _split(rest, b",", 2))
-        data = self._memory.read(address, min(size, _READ_SIZE_MAX))
+        data = self._thread.memory.read(address, min(size, _READ_SIZE_MAX))
         return data.hex().encode() if data or not size else _UNREADABLE
 
     def _write_memory(self, rest: bytes) -> bytes:
@@ -212,7 +262,7 @@ class GdbStub:
         address, size = map(_hex, _split(head, b",", 2))
         if size != len(data):
             return _INVALID
-        return b"OK" if self._memory.write(address, data) else _UNREADABLE
+        return b"OK" if self._thread.memory.write(address, data) else _UNREADABLE
 
     # running
 
@@ -237,17 +287,18 @@ class GdbStub:
 
     def _go_to(self, address: bytes) -> None:
         if address:
-            number = self._registers.numbers["pc"]
-            self._registers.write(number, (_hex(address) & (1 << 64) - 1).to_bytes(8, "little"))
+            registers = self._thread.registers
+            pc = _hex(address) & (1 << 64) - 1
+            registers.write(registers.numbers["pc"], pc.to_bytes(8, "little"))
 
     def _verbose(self, data: bytes) -> bytes | Action:
         if data == b"vCont?":
             return b"vCont;c;C;s;S"
         if data.startswith(b"vCont;"):
-            # The first action that applies to the only thread there is.
+            # The first action: the harts go on together, whichever thread it names.
             action, _, thread = data[6:].partition(b";")[0].partition(b":")
-            if thread and thread not in (b"-1", b"0", b"1", b"p1.1", b"p1.-1"):
-                return _INVALID
+            if thread:
+                self._of_number(thread)
             if action[:1] in (b"c", b"C"):
                 return Action(Verb.CONTINUE)
             if action[:1] in (b"s", b"S"):
@@ -291,10 +342,8 @@ class GdbStub:
         rest = data[len(name) :]
         if data.startswith(b"qRcmd,"):
             line = _unhex(data[6:]).decode(errors="replace")
-            self._say(self._monitor.command(line), output)
+            self._say(self._thread.monitor.command(line), output)
             return b"OK"
-        if name == b"qThreadExtraInfo":
-            return f"hart 0, {PRIV_NAMES[self._hart.priv]}-mode".encode().hex().encode()
         if data.startswith(b"qXfer:features:read:"):
             return self._features_read(data)
         query = _QUERIES.get(name)
@@ -321,7 +370,8 @@ class GdbStub:
         return b"OK"
 
     def _physical(self, rest: bytes) -> bytes:
-        self._memory.physical = bool(_hex(rest))
+        for thread in self._threads:
+            thread.memory.physical = bool(_hex(rest))
         return b"OK"
 
     def _sstep(self, _rest: bytes) -> bytes:
@@ -351,22 +401,23 @@ _COMMANDS: dict[bytes, Command] = {
     b"S": GdbStub._step_with_signal,
     b"Z": GdbStub._insert,
     b"z": GdbStub._remove,
-    b"H": lambda _stub, _rest: b"OK",
-    b"T": lambda _stub, _rest: b"OK",
+    b"H": GdbStub._set_thread,
+    b"T": GdbStub._is_alive,
     b"D": lambda _stub, _rest: Action(Verb.DETACH, b"OK"),
     b"k": lambda _stub, _rest: Action(Verb.KILL),
 }
 _SSTEP_BITS = b"ENABLE=%x,NOIRQ=%x" % (_SSTEP_ENABLE, _SSTEP_NOIRQ)
 _QUERIES: dict[bytes, Callable[[GdbStub, bytes], bytes]] = {
     b"qSupported": GdbStub._supported,
-    b"qC": lambda _stub, _rest: b"QC1",
-    b"qfThreadInfo": lambda _stub, _rest: b"m1",
+    b"qC": GdbStub._current,
+    b"qThreadExtraInfo": GdbStub._extra_info,
+    b"qfThreadInfo": GdbStub._list,
     b"qsThreadInfo": lambda _stub, _rest: b"l",
     b"qAttached": lambda _stub, _rest: b"1",  # so gdb detaches when it quits
     b"qSymbol": lambda _stub, _rest: b"OK",
     b"QStartNoAckMode": GdbStub._no_acks,
     b"qqemu.Supported": lambda _stub, _rest: b"sstepbits;sstep;PhyMemMode",
-    b"qqemu.PhyMemMode": lambda stub, _rest: b"%d" % stub._memory.physical,
+    b"qqemu.PhyMemMode": lambda stub, _rest: b"%d" % stub._thread.memory.physical,
     b"Qqemu.PhyMemMode": GdbStub._physical,
     b"qqemu.sstepbits": lambda _stub, _rest: _SSTEP_BITS,
     b"qqemu.sstep": GdbStub._sstep,
