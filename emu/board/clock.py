@@ -17,7 +17,7 @@ from emu.engine import native
 _NS_PER_TICK = 1_000_000_000 // TIMEBASE_HZ
 # The clock that `time.monotonic_ns` reads, for clock_gettime.
 _HOST_CLOCK = getattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_MONOTONIC)
-_REMIND = 0.001  # seconds
+_AGAIN = 0.001  # seconds
 _WAIT_MAX = 3600.0  # seconds; an alarm further away is looked at again
 
 
@@ -103,14 +103,14 @@ class Clock:
 class RealClock(Clock):
     """The host's monotonic clock, and a thread that sleeps until the next alarm.
 
-    ``remind`` is called again and again until it returns False, see `emu.hart.Hart.remind`.
+    ``show_again`` is called again and again until it returns False, see `emu.hart.Hart.show_again`.
     """
 
     def __init__(
-        self, lock: threading.RLock | None = None, remind: Callable[[], bool] = lambda: False
+        self, lock: threading.RLock | None = None, show_again: Callable[[], bool] = lambda: False
     ) -> None:
         super().__init__(lock)
-        self._remind = remind
+        self._show_again = show_again
         self.shared.kind, self.shared.host_clock = native.HOST_CLOCK, _HOST_CLOCK
         self.shared.per_tick = _NS_PER_TICK
         self.shared.start = time.monotonic_ns()
@@ -162,8 +162,8 @@ class RealClock(Clock):
                 if when is not None:
                     seconds = (when - self.now()) * _NS_PER_TICK / 1e9
                     timeout = min(max(seconds, 0), _WAIT_MAX)
-                if self._remind():
-                    timeout = _REMIND if timeout is None else min(timeout, _REMIND)
+                if self._show_again():
+                    timeout = _AGAIN if timeout is None else min(timeout, _AGAIN)
                 self._changed.wait(timeout)
 
     def idle(self, wake: threading.Event, outside: bool) -> bool:

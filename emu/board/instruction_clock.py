@@ -82,7 +82,7 @@ class InstructionClock(Clock):
     def _reached(self) -> None:
         with self.lock:
             if self._was_raised:
-                # The engine may have missed it (see `Hart.remind`); in this thread it cannot.
+                # The engine may have missed it (see `Hart.show_again`); in this thread it cannot.
                 self._was_raised = False
                 self._present()
             self.alarms_changed()

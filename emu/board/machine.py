@@ -29,7 +29,7 @@ from emu.board.instruction_clock import InstructionClock
 from emu.board.sstc import Sstc
 from emu.engine import calls
 from emu.engine.mmu import DEVICE_RIGHTS, ROM_RIGHTS
-from emu.engine.quick_register import QuickRegister
+from emu.engine.polled_register import PolledRegister
 from emu.hart import Hart, HartOptions
 from emu.ram import Ram
 from emu.spec.paging import PAGE_SIZE
@@ -65,7 +65,7 @@ class Machine:
         # clock's alarms, the terminal's input.
         self.lock = threading.RLock()
         self._device_listener: DeviceListener | None = None
-        self._quick: list[QuickRegister] = []
+        self._polled: list[PolledRegister] = []
         self.ram = Ram(ram_size, board.DRAM_BASE)
         self.harts: list[Hart] = [Hart(self.ram, access, hartid=0)]
         for hart in self.harts:
@@ -77,7 +77,7 @@ class Machine:
             self.clock = clock = InstructionClock(self.hart, self.lock)
             self.hart.read_cycles = lambda: clock.executed
         else:
-            self.clock = RealClock(self.lock, self._remind)
+            self.clock = RealClock(self.lock, self._show_again)
         for hart in self.harts:
             hart.read_time = self.clock.now
             hart.raised = self.clock.raised
@@ -98,9 +98,9 @@ class Machine:
         """The first hart."""
         return self.harts[0]
 
-    def _remind(self) -> bool:
-        """`Hart.remind` of each hart; False when none of them has anything left to take."""
-        return any([hart.remind() for hart in self.harts])
+    def _show_again(self) -> bool:
+        """`Hart.show_again` of each hart; False when none of them has anything left to take."""
+        return any([hart.show_again() for hart in self.harts])
 
     def code_changed(self, pa: int, size: int) -> None:
         """The host, or a device, has written RAM: `Hart.code_changed` of each hart."""
@@ -129,20 +129,20 @@ class Machine:
     @device_listener.setter
     def device_listener(self, listener: DeviceListener | None) -> None:
         self._device_listener = listener
-        for register in self._quick:
+        for register in self._polled:
             register.watch(listener is not None)
 
     def attach(self, device: Device) -> None:
         """Put a device's registers where it says (whole pages are taken)."""
         size = -(-device.size // PAGE_SIZE) * PAGE_SIZE
-        quick = getattr(device, "quick", None)
+        polled = getattr(device, "polled", None)
         for hart in self.harts:
             callbacks = self._callbacks_of(device, hart)
-            self._callbacks.append((callbacks, quick))
-            calls.mmio_map(hart.uc, device.base, size, *callbacks, quick)
+            self._callbacks.append((callbacks, polled))
+            calls.mmio_map(hart.uc, device.base, size, *callbacks, polled)
             hart.mmu.add_region(device.base, size, DEVICE_RIGHTS)
-        if quick is not None:
-            self._quick.append(quick)
+        if polled is not None:
+            self._polled.append(polled)
         self.devices.append(device)
         if isinstance(device, Interruptible):
             device.stop_wanted = self._stop_wanted

@@ -11,7 +11,7 @@ from typing import Any
 from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
 
 from emu.engine import native
-from emu.engine.quick_register import QuickRegister
+from emu.engine.polled_register import PolledRegister
 
 library = uclib
 
@@ -72,16 +72,16 @@ def unhook(uc: Uc, handle: int) -> None:
 
 
 def mmio_map(
-    uc: Uc, pa: int, size: int, read: Any, write: Any, quick: QuickRegister | None = None
+    uc: Uc, pa: int, size: int, read: Any, write: Any, polled: PolledRegister | None = None
 ) -> None:
     """Map ``size`` bytes at ``pa`` (whole pages) to raw read and write callbacks.
 
-    ``quick``: a register that need not be asked for by ``read``. The caller keeps all three
+    ``polled``: a register that need not be asked for by ``read``. The caller keeps all three
     alive as long as the engine lives. Raises UcError.
     """
     data = None
-    if quick is not None and native.available():
-        data = C.c_void_p(quick.connect(address(read)))
+    if polled is not None and native.available():
+        data = C.c_void_p(polled.connect(address(read)))
         read = MMIO_READ_CB(native.function("read_register"))
     status = library.uc_mmio_map(uc._uch, C.c_uint64(pa), C.c_size_t(size), read, data, write, None)
     if status:

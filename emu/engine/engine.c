@@ -179,15 +179,15 @@ EXPORT void filter_block(void *uc, struct block *block, struct block *previous,
     filter->unseen(uc, block, previous, filter);
 }
 
-// A device's read that answers one register from memory (emu/engine/quick_register.py).
+// A device's read that answers one register from memory (emu/engine/polled_register.py).
 
-struct quick_register {
+struct polled_register {
     uint64_t offset, value, reads;
-    uint64_t (*read)(void *uc, uint64_t offset, unsigned size, struct quick_register *);
+    uint64_t (*read)(void *uc, uint64_t offset, unsigned size, struct polled_register *);
 };
 
 EXPORT uint64_t read_register(void *uc, uint64_t offset, unsigned size,
-                              struct quick_register *reg) {
+                              struct polled_register *reg) {
     if (offset != reg->offset || !reg->value)
         return reg->read(uc, offset, size, reg);
     reg->reads++;

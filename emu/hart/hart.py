@@ -99,7 +99,7 @@ class Hart:
         else:
             self.interrupts = Interrupts(self.present, self.pending_lock)
         # Called when another thread than the run's has raised an interrupt: the clock then
-        # reminds the engine of it, see `remind`.
+        # sees to it that the engine looks, see `show_again`.
         self.raised: Callable[[], None] = lambda: None
         self.running = False
         # Around each change of `running`, and each stop from outside together with the look
@@ -393,14 +393,14 @@ class Hart:
         if self.running and threading.get_ident() != self._thread:
             self.raised()
 
-    def remind(self) -> bool:
+    def show_again(self) -> bool:
         """Let the engine look again at what it has not taken yet; False when that is nothing.
 
         For interrupts that another thread raised. The engine clears its request to look and
         looks, without a barrier between: when the raise falls there it is forgotten, and
         guest code that never leaves its loop would not be interrupted (one in 300,000 timer
         ticks was lost). A stop that comes before the engine has started is forgotten, too. So
-        whoever raises from another thread reminds until it is taken.
+        whoever raises from another thread asks again until it is taken.
         """
         with self.pending_lock:
             # On the public way mie is that of the last stop.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from emu.board.devices import saved
-from emu.engine.quick_register import QuickRegister
+from emu.engine.polled_register import PolledRegister
 
 _RBR_THR, _IER, _IIR_FCR, _LCR, _MCR, _LSR, _MSR, _SCR = range(8)
 _IER_RX, _IER_THRE, _IER_LINE, _IER_MODEM = 1, 2, 4, 8
@@ -73,7 +73,7 @@ class Uart(saved.Restorable):
         self._thre_pending = False
         self._overrun = False
         self._modem_changes = 0  # MSR bits 3-0
-        self.quick = QuickRegister(_LSR)  # counts looks since something was sent
+        self.polled = PolledRegister(_LSR)  # counts looks since something was sent
         self._looks = 0  # those that came here
         self._show()
 
@@ -89,7 +89,7 @@ class Uart(saved.Restorable):
         What arrives before may be lost: a driver clears the FIFO when it opens the port.
         """
         return (
-            bool(self._ier & _IER_RX) or self._looks + self.quick.reads >= _LOOKS_OF_ONE_WHO_WAITS
+            bool(self._ier & _IER_RX) or self._looks + self.polled.reads >= _LOOKS_OF_ONE_WHO_WAITS
         )
 
     def receive(self, data: bytes) -> int:
@@ -120,10 +120,10 @@ class Uart(saved.Restorable):
     def _show(self) -> None:
         """Let LSR be read without us, while that has no effect."""
         if self._poll or self._overrun:
-            self.quick.show(0)
+            self.polled.show(0)
         else:
             ready = _LSR_DATA_READY if self._fifo else 0
-            self.quick.show(_LSR_THR_EMPTY | _LSR_IDLE | ready)
+            self.polled.show(_LSR_THR_EMPTY | _LSR_IDLE | ready)
 
     def _ask(self) -> None:
         """The guest looks and nothing waits: ask ``poll``."""
@@ -215,7 +215,7 @@ class Uart(saved.Restorable):
             self._divisor = self._divisor & keep | value << (8 * offset)
             return
         if offset == _RBR_THR:
-            self._looks = self.quick.reads = 0
+            self._looks = self.polled.reads = 0
             if self._mcr & _MCR_LOOPBACK:
                 self._loop(value)
             else:

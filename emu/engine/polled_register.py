@@ -14,7 +14,7 @@ from emu.engine.native import Register
 _NOWHERE = (1 << 64) - 1  # an offset that no access has
 
 
-class QuickRegister:
+class PolledRegister:
     """The register at ``offset`` (bytes) of its device; reading it changes nothing there."""
 
     def __init__(self, offset: int) -> None:

@@ -136,7 +136,7 @@ def test_python_is_not_called() -> None:
     with closing(made.machine):
         made.uart.read = None  # type: ignore[assignment, method-assign]
         assert made.look(10_000) == EMPTY
-        assert made.uart.quick.reads == 10_000
+        assert made.uart.polled.reads == 10_000
 
 
 @pytest.mark.parametrize("access", ["inside", "public"])
