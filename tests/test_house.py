@@ -33,7 +33,6 @@ LISTED: dict[Callable[[house.Files], list[str]], set[str]] = {
         "tests/guest/test_programs.py",
         "tests/guest/test_terminal.py",
         "tests/guest/test_tiny_kernel.py",
-        "tests/mm/test_vmalloc.py",
     },
     house.long_functions: {
         "emu/hart/hart.py: __init__",
@@ -44,7 +43,6 @@ LISTED: dict[Callable[[house.Files], list[str]], set[str]] = {
         "guest/cli/compare.py: register",
         "guest/image/placement.py: place",
         "tests/emu/test_devicetree.py: test_the_whole_tree",
-        "tests/mm/test_pgtable.py: test_against_a_dictionary",
     },
 }
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+
+import pytest
 
 import mm
 from emu.ram import Ram
+from mm.errors import CheckError, MmError
 from mm.gfp import GFP_COMP, GFP_KERNEL
 from mm.pgtable import PAGE_KERNEL_EXEC, MmStruct
 from mm.vma import VM_READ, VM_WRITE
@@ -59,3 +63,45 @@ class World:
         pa, pte = self.pte(mm_, va)
         self.ram.write64(pa, change(pte))
         return va
+
+
+class Cases:
+    """Ways to break one rule each: the structure and the words of the rule that must be named."""
+
+    def __init__(self) -> None:
+        self.cases: list[tuple[str, str, str, Break]] = []
+
+    def __call__(self, structure: str, rule: str) -> Callable[[Break], Break]:
+        """A decorator of the function that breaks it."""
+
+        def keep(function: Break) -> Break:
+            self.cases.append((function.__name__, structure, rule, function))
+            return function
+
+        return keep
+
+    def each(self) -> pytest.MarkDecorator:
+        """For a test of (structure, rule, corrupt)."""
+        return pytest.mark.parametrize(
+            ("structure", "rule", "corrupt"),
+            [c[1:] for c in self.cases],
+            ids=[c[0] for c in self.cases],
+        )
+
+
+def names_the_broken_rule(structure: str, rule: str, corrupt: Break) -> None:
+    """mm.check does, of the kernel at hand and of one attached to its RAM, if that can be."""
+    world = World()
+    blame = corrupt(world)
+    with pytest.raises(CheckError) as e:
+        mm.check(world.k)
+    assert e.value.structure == structure, str(e.value)
+    assert re.search(rule, e.value.rule), str(e.value)
+    if blame is not None:
+        assert e.value.address == blame, str(e.value)
+    try:
+        again = mm.attach(world.ram)
+    except MmError:
+        return  # even attaching is refused
+    with pytest.raises(CheckError):
+        mm.check(again)

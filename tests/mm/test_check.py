@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-
-import pytest
-from check_world import Break, World
+from check_world import Break, Cases, World, names_the_broken_rule
 from work import lines_run
 
 import mm
 from emu.ram import Ram
 from mm.addrspace import KERNEL_LINK_ADDR
-from mm.errors import CheckError, MmError
 from mm.gfp import GFP_KERNEL
 from mm.page import PG_RESERVED
 from mm.slab.slub import SlubCache
 from mm.vm_struct import VmStruct
 
-CASES: list[tuple[str, str, str, Break]] = []
-
-
-def case(structure: str, rule: str) -> Callable[[Break], Break]:
-    def keep(function: Break) -> Break:
-        CASES.append((function.__name__, structure, rule, function))
-        return function
-
-    return keep
+case = Cases()
 
 
 @case("free_area", "nr_free")
@@ -538,28 +525,9 @@ def area_list(w: World) -> int | None:
     return None
 
 
-@pytest.mark.parametrize(
-    ("structure", "rule", "corrupt"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
-)
+@case.each()
 def test_corruption_is_named(structure: str, rule: str, corrupt: Break) -> None:
-    world = World()
-    blame = corrupt(world)
-    with pytest.raises(CheckError) as e:
-        mm.check(world.k)
-    assert e.value.structure == structure, str(e.value)
-    assert re.search(rule, e.value.rule), str(e.value)
-    if blame is not None:
-        assert e.value.address == blame, str(e.value)
-    with pytest.raises(CheckError):  # and from RAM alone
-        mm.check(_attached(world))
-
-
-def _attached(world: World) -> mm.Kernel:
-    """The same RAM found anew, or the kernel at hand where even attaching is refused."""
-    try:
-        return mm.attach(world.ram)
-    except MmError:
-        return world.k
+    names_the_broken_rule(structure, rule, corrupt)
 
 
 def test_deferred_struct_pages_are_not_read() -> None:

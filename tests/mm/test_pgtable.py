@@ -304,6 +304,14 @@ def test_kernel_half(boot: Booter, mode: PagingMode) -> None:
         assert found.pa == kernels.pa
 
 
+def page_is_mapped_as(k: mm.Kernel, m: MmStruct, va: int, page: tuple[int, int] | None) -> None:
+    """The reference walk finds the frame of ``(pfn, prot)`` with just that access; None: none."""
+    pfn, prot = page or (0, 0)
+    for access, bit in ((Access.READ, 2), (Access.WRITE, 4), (Access.EXECUTE, 8)):
+        want = (pfn << 12) + 5 if prot & bit else None
+        assert translate(k, m, va + 5, access) == want
+
+
 @MODES
 def test_against_a_dictionary(boot: Booter, mode: PagingMode) -> None:
     """Random map, unmap and protect; every page of the arena walked after every step."""
@@ -336,9 +344,8 @@ def test_against_a_dictionary(boot: Booter, mode: PagingMode) -> None:
                 else:
                     k.pgtable.map_pages(m, va, pfns, prot)
             except MappingExists as e:
-                assert (clash and (e.va - arena) >> 12 <= clash[0]) or e.va == arena + clash[
-                    0
-                ] * 4096
+                first_clash = arena + clash[0] * 4096
+                assert e.va == first_clash or (e.va - arena) >> 12 <= clash[0]
             else:
                 assert not clash
                 model.update((p, (pfn, prot)) for p, pfn in zip(span, pfns, strict=True))
@@ -351,23 +358,16 @@ def test_against_a_dictionary(boot: Booter, mode: PagingMode) -> None:
             for p in span:
                 if p in model:
                     model[p] = model[p][0], prot
-        near = {first - 1, first, first + count - 1, first + count}
+        near = {first - 1, first, first + count - 1, first + count} & set(range(pages))
         for p in sorted(near | set(probes if step % 4 == 0 else probes[::9])):
-            if not 0 <= p < pages:
-                continue
-            pfn, mode_bits = model.get(p, (None, 0))
-            for access, bit in ((Access.READ, 2), (Access.WRITE, 4), (Access.EXECUTE, 8)):
-                want = (pfn << 12) + 5 if pfn is not None and mode_bits & bit else None
-                assert translate(k, m, arena + p * 4096 + 5, access) == want
+            page_is_mapped_as(k, m, arena + p * 4096, model.get(p))
         leaves = k.pgtable.leaves(k.pgtable.root(m), user_only=True)
         assert sum(mode.span(lv) >> 12 for _, lv, _ in leaves) == len(model)
     k.pgtable.unmap_range(m, arena, pages * 4096)
     assert m.pgtables_bytes == 4096
     k.mmdrop(m)
     k.slab.caches()[0].shrink()
-    for cache in k.slab.caches():
-        if cache.name == "mm_struct":
-            cache.shrink()
+    next(cache for cache in k.slab.caches() if cache.name == "mm_struct").shrink()
     assert k.page_alloc.nr_free_pages() == free
     assert {(v, lv) for v, lv, _ in k.pgtable.leaves(k.pgtable.root(k.init_mm))} == clean
     mm.check(k)
