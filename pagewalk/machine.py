@@ -36,7 +36,7 @@ class Machine(Guest):
 
     ``deterministic``: time is the guest's own progress, randomness comes from ``seed``, and two
     runs are the same to the bit; else both are the host's. ``hart``: the way to the engine's
-    state, "auto", "inside" or "public", or all of a `HartOptions`.
+    state, "auto", "direct" or "public", or all of a `HartOptions`.
 
     Raises TypeError and ValueError with the argument's name, and UsageError, ElfError, BuildError
     or ValueError, each one line, for a program that cannot be loaded.

@@ -71,7 +71,7 @@ class DirectAccess:
     Raises EngineError when anything is not as this file knows it.
     """
 
-    name = "inside"
+    name = "direct"
     in_place = True
     missing: tuple[str, ...] = ()
 

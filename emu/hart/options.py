@@ -13,7 +13,7 @@ from emu.spec.extensions import Extensions
 
 @dataclass(frozen=True)
 class HartOptions:
-    """``access``: the way to the engine's state: "auto", "inside" or "public", see
+    """``access``: the way to the engine's state: "auto", "direct" or "public", see
     `emu.engine.access`. ``walk``: who translates: "spec" (`emu/engine/walk.c`), or "engine", the
     engine's own walk, for who compares. ``extensions``: what its MMU has."""
 

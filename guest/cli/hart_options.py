@@ -19,10 +19,10 @@ def hart_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--hart",
         "access",
-        type=click.Choice(["auto", "inside", "public"]),
+        type=click.Choice(["auto", "direct", "public", "inside"]),
         default="auto",
-        help="Way to the hart's state: QEMU's own, Unicorn's public interface, or the best "
-        "there is.",
+        help="Way to the hart's state: QEMU's own (direct; inside is the older word), Unicorn's "
+        "public interface, or the best there is.",
     )
     @click.option(
         "--walk",

@@ -242,12 +242,12 @@ S_ECALL = batch("ecall")
 
 
 def test_nothing_is_missing_inside(inside: Bench) -> None:
-    assert (inside.hart.access.name, inside.hart.access.missing) == ("inside", ())
+    assert (inside.hart.access.name, inside.hart.access.missing) == ("direct", ())
     auto = Machine(1 << 20)
-    assert auto.hart.access.name == "inside"
+    assert auto.hart.access.name == "direct"
     auto.close()
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(ValueError, match="auto, inside or public"):
+    with pytest.raises(ValueError, match="auto, direct or public"):
         Hart(Ram(1 << 20), "outside")

@@ -125,7 +125,7 @@ def refuse(path, *rest, **more):
 real, os.open = os.open, refuse
 from emu.hart import Hart
 from emu.ram import Ram
-assert Hart(Ram(1 << 20), "inside").access.name == "inside"
+assert Hart(Ram(1 << 20), "direct").access.name == "direct"
 """
 
 
