@@ -6,6 +6,7 @@ What cannot be measured here, for want of QEMU or of fetched guests, says so and
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -107,6 +108,8 @@ def _ratio(value: float) -> str:
 
 
 def main() -> int:
+    # Processes start from compiled bytecode, as those of an installed package do.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     ratios = [row for row in ROWS if word in row.what]
     sizes = [row for row in SIZES if word in row.what]
