@@ -289,7 +289,7 @@ def _library() -> Any:
             import fdt
     except ImportError:
         raise DeviceTreeError(
-            "the package fdt is not installed: pip install 'pagewalk[boot]'"
+            "the package fdt is not installed: pip install fdt"
         ) from None
     return fdt
 
