@@ -288,9 +288,7 @@ def _library() -> Any:
             warnings.simplefilter("ignore")
             import fdt
     except ImportError:
-        raise DeviceTreeError(
-            "the package fdt is not installed: pip install fdt"
-        ) from None
+        raise DeviceTreeError("the package fdt is not installed: pip install fdt") from None
     return fdt
 
 
