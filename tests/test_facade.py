@@ -198,9 +198,14 @@ def test_tables_that_are_written_count_at_once(machine: Machine) -> None:
             machine.step()
             assert machine.reg.a0 == value, machine
             assert isinstance(found, pagewalk.Translation)
-            assert found.pa == RAM + 0x1000 * (value & 15)
+            pa = RAM + 0x1000 * (value & 15)
+            assert found.pa == pa
+            assert repr(found) == f"<Translation of {va:#x}: PA {pa:#x}, level 0, rw---ad>"
         refused = machine.predict(va, "execute")
         assert isinstance(refused, pagewalk.Refusal) and refused.rule is Rule.NOT_EXECUTABLE
+        assert repr(refused) == (
+            f"<Refusal of {va:#x} at level 0: the PTE does not allow execution (X=0), cause 12>"
+        )
     finally:
         machine.priv = "M"
         machine.csr.satp = 0

@@ -28,6 +28,7 @@ from emu.spec.paging import (
     PTE_X,
     PagingMode,
     is_leaf,
+    pte_attributes,
     pte_pfn,
 )
 from emu.spec.pmp import PMP_R, PMP_RWX, PMP_W, PMP_X, Pmp, Verdict
@@ -116,7 +117,7 @@ class Step:
     pte: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Translation:
     """A walk that succeeded.
 
@@ -131,8 +132,12 @@ class Translation:
     set_bits: int
     steps: tuple[Step, ...]
 
+    def __repr__(self) -> str:
+        what = f"level {self.level}, {pte_attributes(self.pte)}"
+        return f"<Translation of {self.va:#x}: PA {self.pa:#x}, {what}>"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Refusal:
     """A walk that was refused: by which rule, at which level, with which exception code.
 
@@ -148,6 +153,10 @@ class Refusal:
     cause: int
     steps: tuple[Step, ...]
     pmp_entry: int | None = None
+
+    def __repr__(self) -> str:
+        at = "" if self.level is None else f" at level {self.level}"
+        return f"<Refusal of {self.va:#x}{at}: {self.rule.value}, cause {self.cause}>"
 
 
 @dataclass(frozen=True, slots=True)

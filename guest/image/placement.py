@@ -81,20 +81,10 @@ def place(
         raise PlacementError("nothing to boot: neither a kernel nor firmware")
     taken: list[Range] = []
     loads: list[tuple[int, KernelImage]] = []
-    entries: list[int] = []
     for role, image, offset in (("firmware", firmware, 0), ("kernel", kernel, kernel_offset)):
-        if image is None:
-            continue
-        try:
-            image = image.within(ram.base, ram.end)
-        except KernelImageError as e:
-            raise PlacementError(f"{role} {e}") from None
-        start = _start(ram, image, offset, taken)
-        for new in _ranges(f"{role} {image.path}", start, image):
-            _check(ram, new, taken)
-            taken.append(new)
-        loads.append((start, image))
-        entries.append(start + image.entry)
+        if image is not None:
+            loads.append(_place_image(ram, role, image, offset, taken))
+    entries = [start + image.entry for start, image in loads]
     lowest = loads[-1][0]  # many kernels give up the memory below them
 
     size = 0 if initrd is None else len(initrd)
@@ -123,6 +113,21 @@ def place(
         where,
         tuple(sorted(taken, key=lambda r: r.start)),
     )
+
+
+def _place_image(
+    ram: Ram, role: str, image: KernelImage, offset: int, taken: list[Range]
+) -> tuple[int, KernelImage]:
+    """The PA where an image begins, and what of it is loaded; its ranges are ``taken`` then."""
+    try:
+        image = image.within(ram.base, ram.end)
+    except KernelImageError as e:
+        raise PlacementError(f"{role} {e}") from None
+    start = _start(ram, image, offset, taken)
+    for new in _ranges(f"{role} {image.path}", start, image):
+        _check(ram, new, taken)
+        taken.append(new)
+    return start, image
 
 
 def _start(ram: Ram, image: KernelImage, offset: int, taken: list[Range]) -> int:
