@@ -257,7 +257,7 @@ def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Pla
         # Under real firmware it could not even be loaded.
         raise UsageError(
             f"{images.kernel.path}: begins at {ram.base:#x}, where firmware is: a kernel that "
-            "begins in M-mode wants --bios none (of run: --machine bare)"
+            "begins in M-mode wants --bios none"
         )
     if in_m_mode:
         info = fw_dynamic_info(placed.kernel_entry or 0)

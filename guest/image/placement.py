@@ -122,7 +122,7 @@ def _place_image(
     try:
         image = image.within(ram.base, ram.end)
     except KernelImageError as e:
-        raise PlacementError(f"{role} {e}") from None
+        raise PlacementError(str(e)) from None  # it begins with the path
     start = _start(ram, image, offset, taken)
     for new in _ranges(f"{role} {image.path}", start, image):
         _check(ram, new, taken)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -68,9 +68,8 @@ class Run:
 @contextmanager
 def machine(script: Script, options: BootOptions) -> Iterator[Run]:
     sink: list[object] = [lambda data: None]
-    options.output = lambda data: sink[0](data)  # type: ignore[operator]
-    options.ram_size = RAM_SIZE
-    booted = prepare(options)
+    told = replace(options, output=lambda data: sink[0](data), ram_size=RAM_SIZE)  # type: ignore[operator]
+    booted = prepare(told)
     with closing(booted.board):
         yield Run(script, booted, output=sink)
 

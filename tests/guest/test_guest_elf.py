@@ -179,7 +179,7 @@ PATCHED = {
     "bare at nowhere": (
         lambda: make([Load(0x1_0000_0000, EXIT_7, R | X)], 0x1_0000_0000),
         "@: segment at PA 0x100000000-0x10000000c (number 0) is outside of the RAM it may use, "
-        "0x80200000-0x84000000: RAM would have to reach up to 0x10000000c",
+        "0x80000000-0x84000000: RAM would have to reach up to 0x10000000c",
     ),
     "bare above RAM": (
         lambda: make(

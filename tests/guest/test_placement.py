@@ -178,7 +178,7 @@ def test_a_small_machine() -> None:
          "0x80000000-0x80200000, 2048 KiB"),
         (linux(memory=15 * M), None, 16 * M, "15360 KiB, is not in RAM"),
         (linux(text_offset=1 << 40), None, 16 * M, "is not in RAM"),
-        (elf(0x1000), None, 16 * M, "kernel elf: segment at PA 0x1000-0x1008 (number 0) is"),
+        (elf(0x1000), None, 16 * M, "elf: segment at PA 0x1000-0x1008 (number 0) is"),
         (elf(0x80FF_E000), None, 16 * M, "segment at PA 0x80fff000-0x81002000 (number 1) is"),
         (elf(BASE), RAW, 16 * M, "kernel elf at 0x80000000-0x80004000 overlaps firmware raw at "
          "0x80000000-0x80000100"),
