@@ -263,7 +263,7 @@ def _begin(board: VirtBoard, options: BootOptions, images: _Images) -> tuple[Pla
         info = fw_dynamic_info(placed.kernel_entry or 0)
         board.set_rom(reset_code(), placed.entry, placed.dtb_pa, info)
     else:
-        enter_supervisor(hart, placed.entry, 0, placed.dtb_pa)
+        enter_supervisor(hart, placed.entry, hart.hartid, placed.dtb_pa)
     return placed, tree(placed.initrd)
 
 
