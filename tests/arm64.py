@@ -34,6 +34,7 @@ TESTS = (
     "tests/emu/test_csr_repairs.py",
     "tests/emu/test_shared_interrupts.py",
     "tests/emu/test_sstc.py",
+    "tests/emu/test_exact_walk.py",
     "tests/emu/test_bare_stores.py",
     "tests/emu/test_hart.py",
     "tests/emu/test_interrupts.py",
