@@ -10,14 +10,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from guest.boot.kernel_machine import KernelOptions
 from guest.boot.outcome import UsageError
 from guest.kernel.system import System
-from mm.what import What
+
+if TYPE_CHECKING:  # imported by those who ask what an address is
+    from mm.what import What
 
 VIEWS = (
     "buddyinfo", "pagetypeinfo", "zoneinfo", "slabinfo", "vmallocinfo", "meminfo", "maps",
