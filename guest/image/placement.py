@@ -90,8 +90,10 @@ def place(
     size = 0 if initrd is None else len(initrd)
     wanted = lowest + min(ram.size // 2, INITRD_OFFSET_MAX)
     length = len(dtb(None if initrd is None else (wanted, wanted + size)))
-    dtb_pa = _dtb_pa(ram, length, lowest, taken)
-    taken.append(Range("device tree", dtb_pa, dtb_pa + length + DTB_ROOM))
+    # Where RAM is short a kernel alone has its tree without room; firmware would write behind it.
+    rooms = (DTB_ROOM, 0) if firmware is None else (DTB_ROOM,)
+    taken.append(_place_tree(ram, length, rooms, lowest, taken))
+    dtb_pa = taken[-1].start
     where: Initrd | None = None
     if initrd is not None:
         pa = _initrd_pa(ram, size, wanted, lowest, taken)
@@ -164,15 +166,19 @@ def _check(ram: Ram, new: Range, taken: list[Range]) -> None:
             raise PlacementError(f"{new} overlaps {old}")
 
 
-def _dtb_pa(ram: Ram, length: int, lowest: int, taken: list[Range]) -> int:
+def _place_tree(
+    ram: Ram, length: int, rooms: tuple[int, ...], lowest: int, taken: list[Range]
+) -> Range:
+    """A place for a device tree of ``length`` bytes and the first of ``rooms`` that there is."""
     if length > DTB_SIZE_MAX:
         raise PlacementError(f"a device tree of {_kib(length)}; {_kib(DTB_SIZE_MAX)} at most")
     top = min(ram.end, DTB_TOP) if ram.base < DTB_TOP else ram.end
-    for align, low in ((DTB_ALIGN, lowest), (PAGE_SIZE, lowest), (PAGE_SIZE, ram.base)):
-        pa = _highest(length + DTB_ROOM, low, top, align, taken)
-        if pa is not None:
-            return pa
-    raise _no_room("device tree", length + DTB_ROOM, ram.base, top, taken)
+    for room in rooms:
+        for align, low in ((DTB_ALIGN, lowest), (PAGE_SIZE, lowest), (PAGE_SIZE, ram.base)):
+            pa = _highest(length + room, low, top, align, taken)
+            if pa is not None:
+                return Range("device tree", pa, pa + length + room)
+    raise _no_room("device tree", length + rooms[-1], ram.base, top, taken)
 
 
 def _initrd_pa(ram: Ram, size: int, wanted: int, lowest: int, taken: list[Range]) -> int:

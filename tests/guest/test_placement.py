@@ -183,8 +183,10 @@ def test_a_small_machine() -> None:
         (elf(BASE), RAW, 16 * M, "kernel elf at 0x80000000-0x80004000 overlaps firmware raw at "
          "0x80000000-0x80000100"),
         (RAW, elf(0x801F_F000), 16 * M, "kernel raw at 0x80200000-0x80200100 overlaps firmware"),
-        (linux(0x3000, 4 * M - 0x3000, 0), None, 4 * M,
+        (None, parse(b"\x13\0\0\0" * (M - 0xC00), "raw", 4 * M), 4 * M,
          "the device tree does not fit: 65 KiB, and 12 KiB are free"),
+        (linux(0x3000, 4 * M, 0), None, 4 * M,
+         "the device tree does not fit: 1 KiB, and 0 KiB are free"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(
@@ -195,6 +197,14 @@ def test_what_does_not_fit(
         place(ram, kernel, firmware, None, tree)
     assert why in str(error.value) and "\n" not in str(error.value)
     assert not ram.array(BASE, size // 8).any()  # nothing was written
+
+
+def test_a_tree_without_room() -> None:
+    """12 KiB behind the kernel: enough for the tree, where no firmware writes behind it."""
+    ram = Ram(4 * M)
+    placed = place(ram, linux(0x3000, 4 * M - 0x3000, 0), None, None, tree)
+    assert placed.dtb_pa == BASE + 4 * M - 0x1000
+    assert ram.read(placed.dtb_pa, 100) == tree(None)
 
 
 def test_trees() -> None:
