@@ -67,7 +67,7 @@ def _qemu(*more: str) -> list[str]:
 
 
 def _ours(*more: str) -> list[str]:
-    return [sys.executable, "-m", "guest.cli.main", "boot", *more]
+    return [sys.executable, "-m", "pagewalk", "boot", *more]
 
 
 def _drive(command: Sequence[str], steps: Sequence[Step]) -> list[float]:

@@ -49,7 +49,7 @@ def _process(*command: str) -> float:
 
 
 def run_hello() -> tuple[Ratio, str]:
-    ours = partial(_process, sys.executable, "-m", "guest.cli.main", "run", "hello")
+    ours = partial(_process, sys.executable, "-m", "pagewalk", "run", "hello")
     other = partial(_process, sys.executable, "-c", "import unicorn, capstone, numpy")
     return ratio(ours, other, 15), ""
 

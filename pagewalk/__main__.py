@@ -1,5 +1,5 @@
 """`python -m pagewalk`: the command line."""
 
-from guest.cli.main import main
+from guest.cli.start import start
 
-main(prog_name="pagewalk")
+start("pagewalk")

@@ -1,5 +1,5 @@
 """`python -m guest.cli`: the command line without an installed `pagewalk`."""
 
-from guest.cli.main import main
+from guest.cli.start import start
 
-main()
+start()
