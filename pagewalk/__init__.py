@@ -13,8 +13,7 @@ when it is first used: ``import pagewalk`` itself takes a millisecond.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as typing has it, which takes longer to import than all of this
 
 if TYPE_CHECKING:
     from emu.debug.snapshot.file import SnapshotError as SnapshotError
@@ -74,10 +73,12 @@ _WHERE = {
 __all__ = list(_WHERE)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module 'pagewalk' has no attribute {name!r}")
-    found = getattr(import_module(_WHERE[name]), name)
+    from importlib import import_module
+
+    found: object = getattr(import_module(_WHERE[name]), name)
     globals()[name] = found
     return found
 
