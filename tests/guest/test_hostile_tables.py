@@ -30,6 +30,10 @@ from hostile_kit import (
 WALK_GUEST = f"""
     la t0, handler
     csrw mtvec, t0
+    li t0, -1
+    csrw pmpaddr0, t0
+    li t0, 0x1f
+    csrw pmpcfg0, t0
     la s0, items
     call registers
     li t0, 0x80
@@ -172,8 +176,10 @@ class Tables:
         found = []
         for i, pte in enumerate(self.ptes[first : first + 512]):
             target = pte << 2 & -4096
+            if pte >> 54:
+                continue  # reserved bits
             if pte & 0xF == V:
-                if level and 0 <= target - SCRATCH < 4096 * TABLE_PAGES:
+                if level and not pte & 0xD0 and 0 <= target - SCRATCH < 4096 * TABLE_PAGES:
                     found.append(i)
             elif (
                 pte & (V | U | self._allows) == V | self._allows
