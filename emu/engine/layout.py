@@ -8,6 +8,7 @@ uses each before it is believed in.
 from __future__ import annotations
 
 import ctypes as C
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -40,21 +41,69 @@ class Layout:
 
 @cache
 def _allocation_size() -> Callable[[int], int]:
-    """The C library's function that says how large an allocation is."""
-    for name in ("malloc_usable_size", "malloc_size"):  # glibc and musl; macOS
-        function = getattr(C.CDLL(None), name, None)
+    """The C library's function that says how large an allocation is; 0: it is none.
+
+    macOS has one that may be asked about any address. glibc's reads what stands before the
+    allocation, and where that says the next one is: for an address that is none it may read
+    anywhere. So both are looked at first.
+    """
+    library = C.CDLL(None)
+    for name in ("malloc_size", "malloc_usable_size"):
+        function = getattr(library, name, None)
         if function is not None:
             function.restype, function.argtypes = C.c_size_t, [C.c_void_p]
-            return lambda at: int(function(at))
+            if name == "malloc_size":
+                return lambda at: int(function(at))
+            if hasattr(library, "gnu_get_libc_version"):
+                return lambda at: int(function(at)) if _has_chunk_header(at) else 0
     raise EngineError("the C library does not say how large an allocation is")
 
 
+_CHUNK_FLAGS, _CHUNK_MMAPPED = 7, 2  # of glibc's malloc_chunk.mchunk_size
+_CHUNK_MAX = 1 << 26  # bytes; nothing of the engine's that is looked at is as large
+
+
+def _has_chunk_header(at: int) -> bool:
+    """Whether glibc's malloc could have given ``at``: 16 bytes before it stands a chunk."""
+    if at % 16 or not is_readable(at - 16, 16):
+        return False
+    size = int.from_bytes(C.string_at(at - 8, 8), "little")
+    chunk = size & ~_CHUNK_FLAGS
+    if chunk % 16 or not 32 <= chunk <= _CHUNK_MAX:
+        return False
+    is_last_of_its_mapping = bool(size & _CHUNK_MMAPPED)
+    end = at - 16 + chunk
+    return is_readable(end - 8, 8) if is_last_of_its_mapping else is_readable(end, 16)
+
+
+def is_readable(at: int, size: int) -> bool:
+    """Whether ``size`` bytes (a page at most) can be read there.
+
+    The system is asked to read them, by a write to a pipe: it returns EFAULT where we would end.
+    """
+    if not 0 < at < 1 << 64 - 1:
+        return False
+    reading, writing = os.pipe()
+    try:
+        write = C.CDLL(None).write
+        write.restype = C.c_ssize_t
+        return int(write(writing, C.c_void_p(at), C.c_size_t(size))) == size
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 class Allocation:
-    """An allocation of the engine's, at ``at`` (host address): what lies in it can be read."""
+    """An allocation of the engine's, at ``at`` (host address): what lies in it can be read.
+
+    Raises EngineError when none is there.
+    """
 
     def __init__(self, at: int) -> None:
         self.at = at
         self.size = _allocation_size()(at)
+        if not self.size:
+            raise EngineError(f"no allocation is at {at:#x}")
 
     def bytes(self) -> bytes:
         return C.string_at(self.at, self.size)

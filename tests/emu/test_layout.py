@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes as C
+import mmap
 import subprocess
 import sys
 from contextlib import closing
@@ -13,7 +14,7 @@ import pytest
 from emu.board.machine import Machine
 from emu.engine import layout, layout_proof, layout_search
 from emu.engine.calls import EngineError, library
-from emu.engine.layout import Layout
+from emu.engine.layout import Allocation, Layout, is_readable
 from emu.engine.public_access import PublicAccess
 from emu.hart import Hart
 from emu.ram import Ram
@@ -144,3 +145,27 @@ def test_an_allocation_is_not_read_beyond_its_end() -> None:
         with pytest.raises(EngineError, match="nothing readable"):
             block.read(offset, 8)
     free(at)
+
+
+@pytest.mark.parametrize("header", [0, 0x21, 0x0101_0101_0101_0101, (1 << 64) - 1, 0x4000_0001, 24])
+def test_what_is_no_allocation_is_refused(header: int) -> None:
+    """The C library, asked about such an address, would read wherever the header points to."""
+    words = (C.c_uint64 * 4096)(*[header] * 4096)
+    begin = C.addressof(words)
+    for at in (begin + 0x100, begin + 0x108, begin + 0x1000, 16, 1 << 47, (1 << 64) - 16):
+        if header == 0x21 and at % 16 == 0 and begin <= at < begin + 0x8000:
+            continue  # that does look like an allocation, of 24 bytes
+        with pytest.raises(EngineError):
+            Allocation(at)
+
+
+def test_memory_that_cannot_be_read() -> None:
+    hole = mmap.mmap(-1, 3 * mmap.PAGESIZE)
+    at = C.addressof(C.c_char.from_buffer(hole))
+    assert is_readable(at, mmap.PAGESIZE)
+    libc = C.CDLL(None)
+    assert libc.mprotect(C.c_void_p(at + mmap.PAGESIZE), C.c_size_t(mmap.PAGESIZE), 0) == 0
+    assert not is_readable(at + mmap.PAGESIZE, 8)
+    assert not is_readable(at + mmap.PAGESIZE - 4, 8)
+    assert is_readable(at + 2 * mmap.PAGESIZE, 8)
+    assert libc.mprotect(C.c_void_p(at + mmap.PAGESIZE), C.c_size_t(mmap.PAGESIZE), 3) == 0
