@@ -173,8 +173,8 @@ def test_atomics(it: Protected) -> None:
         it.set((DATA >> 2, NA4 | rights))
         assert it.data(AMO, DATA) == STORE_FAULT
         assert it.data(LR, DATA) == (None if rights & PMP_R else LOAD_FAULT)
-    it.set((DATA >> 2, NA4 | PMP_R), (DATA + 4 >> 2, NA4 | RWX))
-    assert it.data(SC, DATA, a3=DATA + 4) == STORE_FAULT
+    it.set((DATA >> 2, NA4 | PMP_R))
+    assert it.data(SC, DATA, a3=DATA) == STORE_FAULT
     it.set((DATA >> 2, NA4 | RWX))
     assert it.data(AMO, DATA) is None
 
