@@ -19,6 +19,7 @@ from emu.spec.walk import Access, Rule
 
 _ACCESS_NUMBER = {Access.READ: 0, Access.WRITE: 1, Access.EXECUTE: 2}  # QEMU's MMUAccessType
 _RULES = tuple(Rule)
+_NOWHERE = (1 << 64) - 1
 
 
 class _Region(C.Structure):
@@ -61,6 +62,10 @@ class _Mmu(C.Structure):
         ("pbmte", C.c_uint8),
         ("updates_ad", C.c_uint8),
         ("splits", C.c_uint8),
+        ("stops_before", C.c_uint64),
+        ("store_va", C.c_uint64),
+        ("store_size", C.c_uint64),
+        ("store_from", C.c_uint64),
         ("fills", C.c_uint64),
         ("matches", _Match * PMP_ENTRIES),
         ("match_count", C.c_uint64),
@@ -103,6 +108,7 @@ class Mmu:
         self._regions: list[tuple[int, int, int]] = []
         self._c = _Mmu(ram_base=ram.base, ram_size=ram.size, ram=ram.host_address)
         self._region_array: Any = None
+        self.stop_before(None)
         self._added = False
         self._tell()
 
@@ -186,6 +192,10 @@ class Mmu:
     def split_entries(self) -> None:
         """Loads and stores of a page with W and X no longer share an entry with fetches."""
         self._c.splits = 1
+
+    def stop_before(self, va: int | None) -> None:
+        """The engine will stop before the instruction at ``va`` and looks at it: let it."""
+        self._c.stops_before = _NOWHERE if va is None else va
 
     @property
     def fills(self) -> int:

@@ -373,6 +373,18 @@ EXPORT bool fill(void *cpu, uint64_t va, int size, int access, int mode, bool pr
     mmu->fills++;
     if (bytes > left)
         bytes = left;  // what crosses into the next page is asked about apart
+    if (access == STORE) {
+        // Behind a misaligned store the engine asks about its last bytes again, as of the page that
+        // it crosses into, also where it crosses into none: then for all from the page's start.
+        if (from == mmu->store_from && va == (mmu->store_va & -PAGE_SIZE) &&
+            bytes == (mmu->store_va + mmu->store_size) % PAGE_SIZE) {
+            va = mmu->store_va;
+            bytes = mmu->store_size;
+        }
+        mmu->store_va = va;
+        mmu->store_size = bytes;
+        mmu->store_from = from;
+    }
     bool allowed = translate(mmu, va, bytes, access, priv, false, &out);
     // The engine begins an AMO with a load. It is translated as a store, and faults as one (section
     // 3.1.15), and nothing is set for it before that is known. SC begins with its store.
@@ -382,6 +394,11 @@ EXPORT bool fill(void *cpu, uint64_t va, int size, int access, int mode, bool pr
     }
     if (allowed && out.missing)
         allowed = translate(mmu, va, bytes, access, priv, true, &out);
+    if (!allowed && access == FETCH && va == mmu->stops_before && out.rule == RULE_PMP_DENIES &&
+        !out.is_uniform) {
+        out.prot = PMP_X;
+        allowed = true;
+    }
     if (!allowed) {
         if (!probe)
             raise_fault(mmu, va, access, out.rule, from);

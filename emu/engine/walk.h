@@ -39,6 +39,11 @@ struct mmu {
     // entries of their own: else the engine makes each store to it slow, to keep code coherent. For
     // those who see to that themselves.
     uint8_t splits;
+    // The VA before which the engine is to stop. It looks at the bytes there, and does not execute
+    // them, so the PMP does not say no. All ones: nowhere.
+    uint64_t stops_before;
+    uint64_t store_va, store_size;  // the last store that was asked about
+    uintptr_t store_from;
     uint64_t fills;  // how often the TLB had no answer
     // Made by `update_pmp` from the registers.
     struct pmp_match matches[PMP_ENTRIES];

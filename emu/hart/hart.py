@@ -133,7 +133,7 @@ class Hart:
         self._entered: Trap | None = None  # the last trap that guest code was entered for
         self._tasks: list[Callable[[], Stop | None]] = []
         self._stepping_over = False
-        self._rerun_to: int | None = None  # VA, see _exception
+        self._rerun_to: tuple[int, ...] | None = None  # VA, see _exception
         # A run for a count takes interrupts between instructions. The engine would look in
         # the middle of one as well, behind its device access, and run it twice.
         self._stepping = False
@@ -689,10 +689,12 @@ class Hart:
                 # is not mapped: the engine blames that page.
                 cause, tval = Cause.ILLEGAL_INSTRUCTION, self.fetch(pc) or 0
             elif tval > pc + 2:
-                # An instruction that crosses into a page that cannot be fetched. The engine
-                # found it while it translated the block that starts at pc, and has executed
-                # nothing of it. Run up to that instruction first; there it faults exactly.
-                self._rerun_to = tval - 2
+                # An instruction that cannot be fetched, for the page that it crosses into or
+                # for the PMP. The engine found it while it translated the block that starts
+                # at pc, and has executed nothing of it. Run up to that instruction first;
+                # there it faults exactly. What cannot be fetched is its first half or its
+                # second; behind the border of a page, the second.
+                self._rerun_to = (tval - 2, tval) if tval % PAGE_SIZE else (tval - 2,)
                 w[words.PC] = pc
                 calls.emu_stop(self.uc)
                 return
@@ -828,7 +830,8 @@ class Hart:
                     step = True
             rerun_to, self._rerun_to = self._rerun_to, None
             if rerun_to is not None:
-                self.uc.ctl_set_exits([rerun_to, *self.breakpoints])
+                self.uc.ctl_set_exits([*rerun_to, *self.breakpoints])
+                self.mmu.stop_before(rerun_to[-1])
             status = self._start(pc, 1 if step else 0)
             self.access.deny_memory(False)
             self.access.load()
@@ -839,6 +842,7 @@ class Hart:
                 left -= 1
             if rerun_to is not None:
                 self.uc.ctl_set_exits([*self.breakpoints])
+                self.mmu.stop_before(None)
             if self._error is not None:
                 error, self._error = self._error, None
                 self._undone = None
@@ -867,7 +871,7 @@ class Hart:
             if status != ucc.UC_ERR_OK:
                 text = UcError(status)
                 raise HartError(f"{text} at pc={w[words.PC]:#x}")
-            if rerun_to == w[words.PC] or (step and w[words.PC] != pc + 4):
+            if (rerun_to and w[words.PC] in rerun_to) or (step and w[words.PC] != pc + 4):
                 continue
             if self.interrupts_held:  # a `wfi` that is stepped over does not wait
                 continue
