@@ -28,7 +28,7 @@ PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 # Of the extra `test`, what runs tests; zig is this machine's, see `_lend_zig`.
 TEST_PACKAGES = ("pytest", "hypothesis", "fdt")
 TESTS = (
-    "tests/emu/test_layout.py",
+    "tests/emu/test_engine_layout.py",
     "tests/emu/test_native.py",
     "tests/emu/test_plain_engine.py",
     "tests/emu/test_csr_repairs.py",

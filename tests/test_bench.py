@@ -87,6 +87,7 @@ def test_what_failed_once_is_not_tried_again() -> None:
     assert len(tries) == 1
 
 
+@pytest.mark.slow
 def test_a_session_that_hangs_fails_its_row(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def test_who_works_does_not(start: Start, impatient: None, code: str) -> None:
     goes_on(start(code).pid)
 
 
+@pytest.mark.slow
 def test_who_writes_does_not(start: Start, impatient: None) -> None:
     """Though he sleeps nearly always: what he writes is seen."""
     process = start(WRITES)
@@ -87,6 +88,7 @@ def test_who_writes_does_not(start: Start, impatient: None) -> None:
         patience.pause()
 
 
+@pytest.mark.slow
 def test_who_gets_no_processor_does_not(start: Start, impatient: None) -> None:
     """He is runnable: no look is still. The other, on the same one, has the better of him."""
     processor = {min(os.sched_getaffinity(0))}
@@ -102,6 +104,7 @@ def test_the_status_of_who_ends(start: Start) -> None:
     assert ended(start("import time; time.sleep(0.3)")) == 0
 
 
+@pytest.mark.slow
 def test_threads_of_ours_are_waited_for(impatient: None) -> None:
     done = threading.Event()
     over = threading.Event()

@@ -171,6 +171,7 @@ def test_superpages_cannot_make_it_larger_than_ram(bench: Bench, path: Path) -> 
     assert path.stat().st_blocks * 512 < 1 << 20
 
 
+@pytest.mark.slow
 def test_endless_and_shredded_tables_are_refused(
     bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

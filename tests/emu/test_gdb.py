@@ -1202,6 +1202,7 @@ def test_ctrl_c_stops_a_spinning_guest(served: Served) -> None:
     assert client.answer() == "T02thread:1;"
 
 
+@pytest.mark.slow
 def test_ctrl_c_never_doubles_an_amo(inside: Bench) -> None:
     served = Served(inside)
     inside.start(AMO_SPIN, s0=DATA, a1=1)

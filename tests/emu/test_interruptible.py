@@ -118,6 +118,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("access", ["inside", "public"])
 @pytest.mark.parametrize("kind", [IN, OUT])
 def test_a_stop_in_any_piece(image: Path, tmp_path: Path, kind: int, access: str) -> None:

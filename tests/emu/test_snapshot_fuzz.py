@@ -276,6 +276,7 @@ def test_bytes_of_the_file(fuzz: Fuzz) -> None:
     assert fuzz.loaded == 0
 
 
+@pytest.mark.slow
 def test_blocks_with_right_checksums(fuzz: Fuzz) -> None:
     """What is stored in a block, and its size, are a stranger's too."""
     rng = random.Random(22)

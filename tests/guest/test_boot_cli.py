@@ -261,6 +261,7 @@ def test_an_initrd_that_does_not_fit(pagewalk: Cli, files: Files) -> None:
     assert re.search(r"the initrd does not fit: 3072 KiB, and \d+ KiB are free", line), line
 
 
+@pytest.mark.slow
 def test_device_trees_that_are_damaged(pagewalk: Cli, files: Files) -> None:
     whole = files.folder / "whole.dtb"
     assert pagewalk("boot", "tiny", "--dump-dtb", whole).exit_code == 0
@@ -275,6 +276,7 @@ def test_device_trees_that_are_damaged(pagewalk: Cli, files: Files) -> None:
             assert str(path) in refused(result)
 
 
+@pytest.mark.slow
 def test_device_trees_that_are_mutated(pagewalk: Cli, files: Files) -> None:
     """They are refused, or packed again and given to a guest that may not like them."""
     whole = files.folder / "whole.dtb"

@@ -127,6 +127,7 @@ def test_a_read_only_disk(guests: Guests, tmp_path: Path) -> None:
     assert script.passed, script.missing() + "\n".join(script.failures)
 
 
+@pytest.mark.slow
 def test_linux_drives_virtio_of_version_1(guests: Guests, tmp_path: Path) -> None:
     """The same session with its disk in slot 0, as a device that knows no VERSION_1."""
     disk = tmp_path / "disk"
@@ -199,6 +200,7 @@ def test_two_deterministic_runs_are_the_same(guests: Guests, tmp_path: Path) -> 
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
 def test_json_takes_piped_input_too(guests: Guests) -> None:
     """`(echo ...; echo exit) | pagewalk boot linux --json`: what is typed waits for the shell."""
     typed = "echo $((6 * 7))\nexit\n"

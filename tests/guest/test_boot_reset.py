@@ -148,6 +148,7 @@ def test_what_was_compiled_is_still_there(pagewalk: Cli, tmp_path: Path) -> None
     assert (result.exit_code, result.stdout) == (0, "1i2i"), result.output
 
 
+@pytest.mark.slow
 def test_a_machine_from_a_snapshot_has_no_images(pagewalk: Cli, tmp_path: Path) -> None:
     path = tmp_path / "kernel"
     text = "1: j 2f\nj 1b\n2: rdtime t0\nli t1, 20000000\nbltu t0, t1, 2b\n"

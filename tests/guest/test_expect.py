@@ -141,6 +141,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rest", ["import threading; threading.Event().wait()", PRINTS])
 def test_drive_gives_up_what_hangs(monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
     """Also behind its output's end, and what prints without end."""

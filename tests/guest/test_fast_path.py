@@ -439,6 +439,7 @@ bounded = settings(
 )
 
 
+@pytest.mark.slow
 @bounded
 @given(steps)
 def test_guest_traps_and_python_share_one_pool(sequence: list[tuple[object, ...]]) -> None:

@@ -250,7 +250,7 @@ def test_killed_while_it_unpacks(cache: Path, archive: Callable[..., str]) -> No
     """The process dies at the worst place: all written, nothing renamed."""
     source = archive()
     code = (
-        "import os, sys; from pathlib import Path; from guest import fetch\n"
+        "import os, sys; from pathlib import Path; from guest.distro import fetch\n"
         "Path.rename = lambda self, to: os._exit(9)\n"
         "fetch.guests(source=sys.argv[1])\n"
     )
@@ -265,7 +265,7 @@ def test_killed_while_it_unpacks(cache: Path, archive: Callable[..., str]) -> No
 
 def test_two_processes_fetch_once(cache: Path, archive: Callable[..., str]) -> None:
     code = (
-        "import sys; from guest import fetch; real = fetch._fetch\n"
+        "import sys; from guest.distro import fetch; real = fetch._fetch\n"
         "fetch._fetch = lambda *a: (print('fetching', flush=True), real(*a))\n"
         "print(fetch.guests(source=sys.argv[1]).version)\n"
     )
@@ -327,6 +327,7 @@ def test_an_archive_of_something_else(cache: Path, archive: Callable[..., str]) 
     assert "has no suite stable for riscv64" in one_line(error)
 
 
+@pytest.mark.slow
 def test_no_network(
     cache: Path, debs: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_guests_without_the_kernel(pagewalk: Cli, name: str, access: str) -> Non
     runs(pagewalk("run", name, "--hart", access), 0, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slab", SLABS)
 def test_every_view_and_look(pagewalk: Cli, slab: str) -> None:
     for name in VIEWS:

@@ -378,6 +378,7 @@ def test_damaged_files_are_refused_in_one_line_or_parsed(file: Damaged) -> None:
         assert len(s.data) <= len(file.data)
 
 
+@pytest.mark.slow
 def test_damaged_programs_run_or_are_refused_and_nothing_is_lost() -> None:
     """On one machine: what a damaged program does must not reach the next."""
     k = Kernel()
@@ -439,6 +440,7 @@ def test_damaged_modules_load_or_are_refused_and_nothing_is_lost() -> None:
     k.close()
 
 
+@pytest.mark.slow
 def test_the_command_line_survives_damaged_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def flood_by_sbi(rounds: int) -> bytes:
     return assemble(text, START).ljust(0x10_0000, b"\0") + b"x" * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "size"), [("UART", 256 << 10), ("SBI", 16 * MIB)])
 def test_a_flood_into_a_reader_that_is_slow_and_then_stands(
     host: Host, way: str, size: int
@@ -138,6 +139,7 @@ def test_a_flood_that_is_taken(host: Host) -> None:
     host.run_apart(flood_by_sbi(512), is_kept=False).check(0)
 
 
+@pytest.mark.slow
 def test_a_flood_into_json(host: Host) -> None:
     """The object has only the end of it, some copies of which are made, and says what is lost."""
     told = json.loads(host.run_apart(flood_by_sbi(512), "--json", more=64 * MIB).out)

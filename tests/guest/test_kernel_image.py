@@ -299,6 +299,7 @@ SAMPLES = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(st.data())
 def test_random_damage(draw: st.DataObject) -> None:

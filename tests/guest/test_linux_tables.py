@@ -34,6 +34,8 @@ from guest.boot.expect import Script, Step
 from guest.distro.initramfs import PROMPT, cpio, file, tree
 from guest.distro.sessions import boot_steps
 
+pytestmark = pytest.mark.slow  # boots Linux
+
 LIMITED_TO = {"sv39": "no4lvl", "sv48": "no5lvl", "sv57": ""}
 _ECALL_FROM_U = 8
 _A5 = words.GPR + 15

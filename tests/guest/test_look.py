@@ -350,6 +350,7 @@ def test_ram_that_the_host_has_not(pagewalk: Cli, tmp_path: Path) -> None:
         assert "no machine can be made of it" in refused(pagewalk("tables", "--load", path))
 
 
+@pytest.mark.slow
 def test_tables_that_point_to_themselves(pagewalk: Cli, tmp_path: Path) -> None:
     it = Machine("sv57")
     it.ram.array(ROOT, 512)[:] = ROOT >> 12 << 10 | V

@@ -45,6 +45,7 @@ def compile_all(folder: Path, sources: dict[str, str]) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_each_header_compiles_alone_and_twice(tmp_path: Path) -> None:
     assert len(HEADERS) > 150
     sources = {

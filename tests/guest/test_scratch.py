@@ -121,6 +121,7 @@ def kernel(tmp_path: Path) -> Path:
 _HOW = ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "exit", "abort"]
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("command", ["boot", "run"])
 def test_a_process_that_is_ended_at_any_moment(tried: _Tried, kernel: Path, command: str) -> None:
@@ -135,6 +136,7 @@ def test_a_process_that_is_ended_at_any_moment(tried: _Tried, kernel: Path, comm
         assert _left(tried.temporary) == [], (at, how)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiler_that_outlives_us(tried: _Tried, kernel: Path, tmp_path: Path) -> None:
     count = tried.events("boot", kernel)

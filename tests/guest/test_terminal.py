@@ -667,6 +667,7 @@ def test_a_guest_that_waits_for_ever_ends_when_the_pipe_can_not_wake_it(
 # Linux
 
 
+@pytest.mark.slow
 def test_linux_on_a_terminal(pty: Callable[..., Pty]) -> None:
     """Ctrl-C, Ctrl-D and the arrow keys do what they do in a shell."""
     guests_or_skip()

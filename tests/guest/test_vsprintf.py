@@ -272,6 +272,7 @@ _words = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.lists(_conversions, max_size=6), st.lists(_words, min_size=40, max_size=40), st.binary())
 def test_hostile_formats(formats: list[str], words: list[int], data: bytes) -> None:

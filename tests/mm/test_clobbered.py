@@ -31,6 +31,7 @@ CONFIGS: list[dict[str, object]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: "-".join(map(str, c.values())))
 def test_words_of_ram_at_random(config: dict[str, object]) -> None:
     world = Populated(**config)

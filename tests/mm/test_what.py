@@ -75,6 +75,7 @@ def test_blocks_free_and_allocated(boot: Booter) -> None:
     assert "deferred" in str(what(deferred, at << 12))
 
 
+@pytest.mark.slow
 def test_every_frame_has_a_state_that_check_agrees_with(boot: Booter) -> None:
     k = boot(16)
     for size in (8, 100, 1000, 9000):
