@@ -29,7 +29,7 @@ def hart_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(["spec", "engine"]),
         default="spec",
         help="Who walks the page tables: ours, to the letter of the specification, or the "
-        "engine's own, for who compares (see `pagewalk deviations`).",
+        "engine's own, for who compares.",
     )
     @click.option(
         "--no-pmp",
