@@ -66,7 +66,6 @@ class _Mmu(C.Structure):
         ("store_va", C.c_uint64),
         ("store_size", C.c_uint64),
         ("store_from", C.c_uint64),
-        ("fills", C.c_uint64),
         ("matches", _Match * PMP_ENTRIES),
         ("match_count", C.c_uint64),
         ("uniform", _Uniform * 2),
@@ -196,11 +195,6 @@ class Mmu:
     def stop_before(self, va: int | None) -> None:
         """The engine will stop before the instruction at ``va`` and looks at it: let it."""
         self._c.stops_before = _NOWHERE if va is None else va
-
-    @property
-    def fills(self) -> int:
-        """How often the TLB had no answer."""
-        return int(self._c.fills)
 
     def predict(self, va: int, size: int, access: Access, priv: int) -> Outcome:
         """What the C would make of an access of ``priv`` in the present state; nothing is set."""

@@ -319,15 +319,6 @@ EXPORT bool predict(struct mmu *mmu, uint64_t va, uint64_t size, int access, int
     return translate(mmu, va, size, access, priv, false, out);
 }
 
-// The PA of the page that is fetched for `va`, NONE: it cannot be.
-EXPORT uint64_t fetched_page(void *cpu, uint64_t va) {
-    struct mmu *mmu = mmu_of(cpu);
-    struct outcome out;
-    if (!translate(mmu, va, 2, FETCH, (int)mmu->words[WORD_PRIV], false, &out))
-        return NONE;
-    return out.pa & -PAGE_SIZE;
-}
-
 // What refuses an access.
 
 static bool is_access_fault(int rule) {
@@ -370,7 +361,6 @@ EXPORT bool fill(void *cpu, uint64_t va, int size, int access, int mode, bool pr
     int priv = mprv && access != FETCH ? (int)((status & MSTATUS_MPP) >> MSTATUS_MPP_SHIFT) : mode;
     uint64_t bytes = size ? size : 2, left = PAGE_SIZE - va % PAGE_SIZE;
     struct outcome out, store;
-    mmu->fills++;
     if (bytes > left)
         bytes = left;  // what crosses into the next page is asked about apart
     if (access == STORE) {

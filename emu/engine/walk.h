@@ -44,7 +44,6 @@ struct mmu {
     uint64_t stops_before;
     uint64_t store_va, store_size;  // the last store that was asked about
     uintptr_t store_from;
-    uint64_t fills;  // how often the TLB had no answer
     // Made by `update_pmp` from the registers.
     struct pmp_match matches[PMP_ENTRIES];
     uint64_t match_count;
